@@ -88,6 +88,9 @@ func (o *overlay) Discard() {
 }
 
 func (o *overlay) put(key []byte, c change) {
+	if len(key) == 0 {
+		panic("keyvalue: empty key") // Pebble's tables cannot hold it
+	}
 	o.bytes += len(key) + len(c.value)
 	if _, ok := o.rows[string(key)]; ok {
 		o.rows[string(key)] = c

@@ -67,7 +67,8 @@ type DB interface {
 // or Discard it is empty and may be used again.
 type Batch interface {
 	Reader
-	// Set puts value under key; both are copied.
+	// Set puts value under key; both are copied. An empty key panics, here and in
+	// Delete.
 	Set(key, value []byte)
 	// Delete removes key, present or not; it is copied.
 	Delete(key []byte)
