@@ -20,7 +20,7 @@ type Key string
 
 // Object describes what lies under a key.
 type Object struct {
-	Key      Key
+	Key      Key  // of a directory it ends in "/", except that of the top, which is ""
 	Dir      bool // a directory (native, a common prefix, or a marker)
 	Marker   bool // an object whose key ends in "/"; Dir too if it is empty
 	Length   int64
@@ -32,6 +32,7 @@ type Object struct {
 	Native   bool   // Mode, Owner and Group are the store's own
 	Target   string // of a symlink the store has as such
 	Archived bool
+	Tag      string // CreateOptions.Tag, where the store keeps it and Stat can tell
 }
 
 // Store is one mounted store. All methods may be called at once by many goroutines and
