@@ -9,6 +9,14 @@ package journal
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"go.etcd.io/raft/v3"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/sluicefs/sluice"
 )
@@ -58,4 +66,229 @@ type Status struct {
 	Err      error  // why the journal stopped by itself, nil while it works
 }
 
-var _ = context.Background
+// Journal is one member's log, open. Its methods may be called from any goroutine.
+type Journal struct {
+	cfg   Config
+	store *store
+	lock  io.Closer
+	raft  *raft.RawNode // the loop's own, after Open
+	room  *semaphore.Weighted
+
+	inbox   *mailbox[any]       // to the loop
+	appends *mailbox[appendJob] // to the appender
+	applies *mailbox[applyJob]  // to the applier
+	flush   chan struct{}       // to the flusher: enough was applied
+	stop    chan struct{}       // closed when everything must end
+	done    chan struct{}       // closed when every goroutine has ended
+	halt    sync.Once           // closes stop
+	release sync.Once           // what Close does after done
+	closing error               // what Close returns
+
+	mu       sync.Mutex
+	waiting  map[uint64]*proposal // by index, handed to the log and not yet applied
+	readers  []*barrier           // of known index, waiting for it to be applied
+	role     role
+	leading  sluice.Term   // see Leading
+	changed  chan struct{} // closed and replaced when leading changes
+	applied  uint64
+	durable  sluice.Index
+	flushErr error
+	failure  error // why the journal stopped by itself
+}
+
+// role is what Raft last said of this member.
+type role struct {
+	term, leader uint64
+	primary      bool
+	sole         bool // the only voter
+	commit       uint64
+	voters       []uint64
+	learners     []uint64
+}
+
+// Open opens or makes the journal in cfg.Dir, brings the Machine up to the log, and
+// where this member is the only voter, returns when it is the primary. Errors: Invalid
+// for the configuration or another cluster's log; Busy when another process has the
+// directory; Corrupt for damage that a crash cannot have caused and for a gap between
+// state and log; Unsupported for a later version's files; Timeout, Cancelled.
+func Open(ctx context.Context, cfg Config) (*Journal, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	cfg = cfg.filled()
+	j, err := open(cfg)
+	if err != nil {
+		return nil, sluice.Wrap("open journal", "", err)
+	}
+	j.start()
+	for {
+		term, changed := j.Leading()
+		if term != 0 || !j.sole() {
+			return j, nil
+		}
+		select {
+		case <-changed:
+		case <-j.done:
+			err = j.cause()
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+		if err != nil {
+			return nil, errors.Join(sluice.Wrap("open journal", "", err), j.Close())
+		}
+	}
+}
+
+// open readies a journal without its goroutines.
+func open(cfg Config) (*Journal, error) {
+	if err := cfg.FS.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return nil, err
+	}
+	if err := syncDir(cfg.FS, cfg.FS.PathDir(cfg.Dir)); err != nil {
+		return nil, err
+	}
+	lock, err := lockDir(cfg.FS, cfg.Dir)
+	if err != nil {
+		return nil, err
+	}
+	applied := cfg.Machine.Applied()
+	s, err := openStore(cfg, applied)
+	if err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	node, err := raft.NewRawNode(&raft.Config{
+		ID: cfg.Node, ElectionTick: 10, HeartbeatTick: 1,
+		Storage: s, Applied: uint64(applied), AsyncStorageWrites: true,
+		MaxSizePerMsg: 1 << 20, MaxCommittedSizePerReady: 16 << 20, MaxInflightMsgs: 256,
+		CheckQuorum: true, PreVote: true, StepDownOnRemoval: true, DisableProposalForwarding: true,
+		Logger: raftLogger{cfg.Log},
+	})
+	if err != nil {
+		s.close()
+		return nil, errors.Join(err, lock.Close())
+	}
+	j := &Journal{
+		cfg: cfg, store: s, lock: lock, raft: node, room: semaphore.NewWeighted(cfg.MaxInflight),
+		inbox: newMailbox[any](), appends: newMailbox[appendJob](), applies: newMailbox[applyJob](),
+		flush: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}),
+		waiting: make(map[uint64]*proposal), changed: make(chan struct{}),
+		applied: uint64(applied), durable: applied,
+	}
+	j.setMembers(s.startConf)
+	return j, nil
+}
+
+// start starts the goroutines and one that waits for them.
+func (j *Journal) start() {
+	var wg sync.WaitGroup
+	wg.Go(j.loop)
+	wg.Go(j.appender)
+	wg.Go(j.applier)
+	wg.Go(j.flusher)
+	go func() {
+		wg.Wait()
+		j.abandon()
+		close(j.done)
+	}()
+}
+
+// Leading returns the term in which this member is the primary and has applied an
+// entry of that term, 0 if it is not, and a channel closed when that changes.
+func (j *Journal) Leading() (sluice.Term, <-chan struct{}) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.leading, j.changed
+}
+
+// Done is closed when the journal has stopped, by Close or by a failure that
+// Status().Err tells. Close must be called in both cases.
+func (j *Journal) Done() <-chan struct{} { return j.done }
+
+// Close stops the journal, lets the Machine make its state durable, and releases the
+// directory. Proposals under way end as UnknownOutcome. It may be called again.
+func (j *Journal) Close() error {
+	j.halt.Do(func() { close(j.stop) })
+	<-j.done
+	j.release.Do(func() {
+		_, err := j.cfg.Machine.Flush()
+		j.store.close()
+		j.closing = sluice.Wrap("close journal", "", errors.Join(err, j.lock.Close()))
+	})
+	return j.closing
+}
+
+// fail stops the journal because of err.
+func (j *Journal) fail(err error) {
+	j.mu.Lock()
+	if j.failure == nil {
+		j.failure = err
+	}
+	j.mu.Unlock()
+	j.cfg.Log.Error("the journal has stopped: restart the master when the cause is removed", "cause", err)
+	j.halt.Do(func() { close(j.stop) })
+}
+
+// cause returns why the journal does not work, once it has ended.
+func (j *Journal) cause() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.failure != nil {
+		return &sluice.Error{Kind: sluice.Unavailable, Err: fmt.Errorf("the journal has stopped: %w", j.failure)}
+	}
+	return &sluice.Error{Kind: sluice.Unavailable, Err: errors.New("the journal is closed")}
+}
+
+// sole says whether this member is the only voter.
+func (j *Journal) sole() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.role.sole
+}
+
+// Status returns how the journal stands.
+func (j *Journal) Status() Status {
+	st := j.store.status()
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	st.Node, st.Term, st.Leader, st.Leading = j.cfg.Node, sluice.Term(j.role.term), j.role.leader, j.leading != 0
+	st.Commit, st.Applied, st.Durable = sluice.Index(j.role.commit), sluice.Index(j.applied), j.durable
+	st.Voters, st.Learners = j.role.voters, j.role.learners
+	st.FlushErr, st.Err = j.flushErr, j.failure
+	return st
+}
+
+// flusher makes the Machine's state durable from time to time, and lets the loop cut
+// the log below it.
+func (j *Journal) flusher() {
+	tick := time.NewTicker(j.cfg.FlushInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-j.stop:
+			return
+		case <-tick.C:
+		case <-j.flush:
+		}
+		j.mu.Lock()
+		idle := sluice.Index(j.applied) == j.durable
+		j.mu.Unlock()
+		if idle {
+			continue
+		}
+		durable, err := j.cfg.Machine.Flush()
+		j.mu.Lock()
+		first := err != nil && j.flushErr == nil
+		j.flushErr = err
+		if err == nil {
+			j.durable = max(j.durable, durable)
+			durable = j.durable
+		}
+		j.mu.Unlock()
+		if first {
+			j.cfg.Log.Error("the state cannot be made durable: the journal grows until it can", "cause", err)
+		}
+		if err == nil && uint64(durable) > uint64(j.cfg.KeepEntries) {
+			j.inbox.put(cut{uint64(durable) - uint64(j.cfg.KeepEntries)})
+		}
+	}
+}
