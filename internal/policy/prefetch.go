@@ -94,8 +94,8 @@ func (p *Prefetch) find(off, n int64) int {
 	best, distance := -1, int64(0)
 	for i := range p.streams {
 		s := &p.streams[i]
-		behind := s.next - off                   // the read starts before next
-		gap := off - max(s.next, s.ahead)        // or beyond what was asked for
+		behind := s.next - off                    // the read starts before next
+		gap := off - max(s.next, s.ahead)         // or beyond what was asked for
 		slack := max(n, min(s.window, p.cfg.Min)) // out of order, but close by
 		if behind > slack || gap > slack {
 			continue
