@@ -209,8 +209,7 @@ func (c *command) setfattr() *cobra.Command {
 	cmd.Flags().StringVarP(&name, "name", "n", "", "the attribute, such as user.origin")
 	cmd.Flags().StringVarP(&value, "value", "v", "", "its value")
 	cmd.Flags().StringVarP(&remove, "remove", "x", "", "remove this attribute")
-	cmd.MarkFlagsOneRequired("name", "remove")
-	cmd.MarkFlagsMutuallyExclusive("name", "remove")
+	cmd.PreRunE = exactlyOne("name", "remove")
 	return cmd
 }
 

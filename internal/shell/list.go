@@ -237,8 +237,7 @@ func (c *command) test() *cobra.Command {
 	cmd.Flags().BoolVarP(&dir, "directory", "d", false, "it is a directory")
 	cmd.Flags().BoolVarP(&empty, "zero", "z", false, "it is a file of length zero")
 	cmd.Flags().BoolVarP(&filled, "size", "s", false, "it has a length above zero")
-	cmd.MarkFlagsOneRequired("exists", "file", "directory", "zero", "size")
-	cmd.MarkFlagsMutuallyExclusive("exists", "file", "directory", "zero", "size")
+	cmd.PreRunE = exactlyOne("exists", "file", "directory", "zero", "size")
 	return cmd
 }
 

@@ -39,7 +39,8 @@ type Tokens interface {
 type Env struct {
 	Out, Err io.Writer
 	In       io.Reader
-	Terminal bool // Err is a terminal: progress bars may be drawn
+	Terminal bool   // Err is a terminal: progress bars may be drawn
+	Dir      string // local names are relative to it; "" is the process's own directory
 	// Connect makes the system when a command first needs it. It is called at most once
 	// per command; release is called when the command ends.
 	Connect func(ctx context.Context) (sys System, release func(), err error)
@@ -151,7 +152,7 @@ func New(env Env) (fs, admin *cobra.Command) {
 	fs.AddCommand(c.mount(), c.unmount(), c.mounts())
 	admin.AddCommand(c.report(), c.intents(), c.token())
 	for _, group := range []*cobra.Command{fs, admin} {
-		group.RunE = needsSubcommand
+		group.RunE, group.SuggestionsMinimumDistance = needsSubcommand, 2
 		group.PersistentFlags().Var(&format{&c.json}, "output", "text or json (one object a line)")
 	}
 	return fs, admin
@@ -207,6 +208,22 @@ func args(least, most int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if n := len(args); n < least || most >= 0 && n > most {
 			return &Usage{fmt.Errorf("%s takes %s, got %d; usage: %s", cmd.CommandPath(), howMany(least, most), n, cmd.UseLine())}
+		}
+		return nil
+	}
+}
+
+// exactlyOne checks that one of the flags was given; else it is an error of usage.
+func exactlyOne(names ...string) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, _ []string) error {
+		n := 0
+		for _, name := range names {
+			if cmd.Flags().Changed(name) {
+				n++
+			}
+		}
+		if n != 1 {
+			return &Usage{fmt.Errorf("%s takes exactly one of --%s", cmd.CommandPath(), strings.Join(names, ", --"))}
 		}
 		return nil
 	}

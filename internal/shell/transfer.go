@@ -83,7 +83,7 @@ func (c *command) put() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return c.copy(ctx, onDisk(names[0]), inSluice{sys, to, o.write.WriteType}, o)
+			return c.copy(ctx, c.local(names[0]), inSluice{sys, to, o.write.WriteType}, o)
 		}),
 	}
 	o.flags(cmd, true)
@@ -99,11 +99,11 @@ func (c *command) get() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			to := names[1]
-			if st, err := os.Stat(to); err == nil && st.IsDir() {
-				to = filepath.Join(to, from.Name())
+			to := c.local(names[1])
+			if st, err := os.Stat(string(to)); err == nil && st.IsDir() {
+				to = onDisk(to.show(from.Name()))
 			}
-			return c.copy(ctx, inSluice{sys, from, 0}, onDisk(to), o)
+			return c.copy(ctx, inSluice{sys, from, 0}, to, o)
 		}),
 	}
 	o.flags(cmd, false)
@@ -235,6 +235,13 @@ func identical(ctx context.Context, from, to place, name string, length int64) (
 
 // onDisk is a file or tree of the local file system.
 type onDisk string
+
+func (c *command) local(name string) onDisk {
+	if filepath.IsAbs(name) {
+		return onDisk(name)
+	}
+	return onDisk(filepath.Join(c.Dir, name))
+}
 
 func (d onDisk) show(name string) string { return filepath.Join(string(d), filepath.FromSlash(name)) }
 
