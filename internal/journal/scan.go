@@ -35,7 +35,9 @@ func (m *image) termAt(index uint64) uint64 {
 	return m.pos[index-m.base.index-1].term
 }
 
-// readImage reads every segment of dir. Without any it returns an empty image.
+// readImage reads every segment of dir. Without any it returns an empty image. What
+// follows the good records of a file but the last is of no matter, as long as the next
+// file goes on where they end.
 func readImage(fs vfs.FS, dir string) (*image, error) {
 	seqs, err := listSegments(fs, dir)
 	if err != nil {
@@ -49,10 +51,6 @@ func readImage(fs vfs.FS, dir string) (*image, error) {
 		}
 		if err := m.readSegment(fs, path, seq); err != nil {
 			return m, err
-		}
-		s := m.segments[len(m.segments)-1]
-		if s.torn && i < len(seqs)-1 {
-			return m, damaged(path, s.end, "it ends in a bad record, yet there is a later file")
 		}
 	}
 	return m, nil
