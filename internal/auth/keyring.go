@@ -305,3 +305,6 @@ func invalid(format string, args ...any) error {
 func unauthenticated(format string, args ...any) error {
 	return &sluice.Error{Kind: sluice.Unauthenticated, Err: fmt.Errorf(format, args...)}
 }
+
+// Has says whether the ring has the key.
+func (k *Keyring) Has(id KeyID) bool { return k.find(id) != nil }

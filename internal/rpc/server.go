@@ -1,13 +1,20 @@
 package rpc
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
+	"errors"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
+	"slices"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/semaphore"
 
 	"github.com/sluicefs/sluice/internal/auth"
 
@@ -62,53 +69,264 @@ type ServerConfig struct {
 	Log        *slog.Logger
 }
 
-// Validate says what to change if the server must not listen on one of the addresses
-// (host:port, or unix:path) with this configuration.
-func (c ServerConfig) Validate(listen ...string) error { panic("not built") }
+// withDefaults fills in what is not set.
+func (c ServerConfig) withDefaults() ServerConfig {
+	c.MaxMessage = cmp.Or(c.MaxMessage, DefaultMaxMessage)
+	c.MaxPayload = cmp.Or(c.MaxPayload, DefaultMaxPayload)
+	c.MaxConns = cmp.Or(c.MaxConns, 16384)
+	c.MaxRequests = cmp.Or(c.MaxRequests, 65536)
+	c.MaxRequestsPerConn = cmp.Or(c.MaxRequestsPerConn, 4096)
+	c.MaxBytes = cmp.Or(c.MaxBytes, 1<<30)
+	c.MaxBytesPerConn = cmp.Or(c.MaxBytesPerConn, 128<<20)
+	c.LimitWait = cmp.Or(c.LimitWait, time.Second)
+	c.StallWait = cmp.Or(c.StallWait, time.Minute)
+	if c.Superuser == nil {
+		c.Superuser = new(uint32(os.Geteuid()))
+	}
+	if c.LookupUser == nil {
+		c.LookupUser = hostUser
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Inline == nil {
+		c.Inline = func(Method) bool { return false }
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
 
 // Server accepts connections and hands requests to a [Handler].
-type Server struct{ cfg ServerConfig }
+type Server struct {
+	cfg     ServerConfig
+	handler Handler
+	limit   limiter
+	quit    chan struct{} // closed by Shutdown: stop listening
+	wg      sync.WaitGroup
+
+	mu        sync.Mutex
+	listeners map[net.Listener]struct{} // guarded by mu
+	sessions  map[*session]struct{}     // guarded by mu
+	conns     int                       // guarded by mu: with those that shake hands
+	over      bool                      // guarded by mu: quit is closed
+	idle      chan struct{}             // guarded by mu: closed when over and conns is 0
+}
+
+// handshakeWait bounds a handshake, so that strangers hold nothing for long.
+const handshakeWait = 10 * time.Second
 
 // NewServer returns a server that listens nowhere yet.
-func NewServer(cfg ServerConfig, h Handler) *Server { return &Server{cfg: cfg} }
+func NewServer(cfg ServerConfig, h Handler) *Server {
+	s := &Server{
+		cfg: cfg.withDefaults(), handler: h, quit: make(chan struct{}), idle: make(chan struct{}),
+		listeners: make(map[net.Listener]struct{}), sessions: make(map[*session]struct{}),
+	}
+	s.limit.maxRequests, s.limit.maxBytes = s.cfg.MaxRequests, s.cfg.MaxBytes
+	return s
+}
+
+func (s *Server) identity() Identity {
+	if s.cfg.Identity == nil {
+		return Identity{}
+	}
+	return s.cfg.Identity()
+}
 
 // Serve accepts connections from l until it is closed or the server shut down (then it
 // returns nil). Any number of listeners may be served at once. Kind Invalid: the
 // configuration does not allow this listener. It closes l.
-func (s *Server) Serve(l net.Listener) error { panic("not built") }
-
-// Shutdown stops listening, lets the requests in flight finish until ctx ends, then
-// cancels them, closes every connection and waits for every goroutine.
-func (s *Server) Shutdown(ctx context.Context) error { panic("not built") }
-
-// Request is one request as its handler sees it. It must not be used after Serve has
-// returned.
-type Request struct {
-	Method Method
-	Peer   Peer
+func (s *Server) Serve(l net.Listener) error {
+	defer l.Close()
+	if err := s.cfg.checkListener(l.Addr()); err != nil {
+		return sluice.Wrap("listen", "", err)
+	}
+	if !s.listen(l) {
+		return nil
+	}
+	defer s.wg.Done()
+	pause := time.Duration(0)
+	for {
+		nc, err := l.Accept()
+		switch {
+		case err == nil:
+			pause = 0
+			s.accept(nc)
+		case s.quitting():
+			return nil
+		case errors.Is(err, net.ErrClosed):
+			return sluice.Wrap("accept", "", err)
+		default: // such as too many open files
+			pause = min(time.Second, max(5*time.Millisecond, 2*pause))
+			s.cfg.Log.Warn("connection not accepted", "err", err)
+			select {
+			case <-time.After(pause):
+			case <-s.quit:
+				return nil
+			}
+		}
+	}
 }
 
-// Decode reads the request's message into m. Kind Invalid: it is not one.
-func (r *Request) Decode(m Message) error { panic("not built") }
+func (s *Server) quitting() bool {
+	select {
+	case <-s.quit:
+		return true
+	default:
+		return false
+	}
+}
 
-// Payload returns the bytes sent with the request, checked. They are valid until Serve
-// returns.
-func (r *Request) Payload() []byte { panic("not built") }
+func (s *Server) listen(l net.Listener) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over {
+		return false
+	}
+	if len(s.listeners) == 0 && s.conns == 0 {
+		s.wg.Go(s.watch)
+	}
+	s.listeners[l] = struct{}{}
+	s.wg.Add(1)
+	return true
+}
 
-// RecvLen returns how many payload bytes the caller still has room for.
-func (r *Request) RecvLen() int { panic("not built") }
+func (s *Server) accept(nc net.Conn) {
+	s.mu.Lock()
+	if s.over || s.conns >= s.cfg.MaxConns {
+		full := !s.over
+		s.mu.Unlock()
+		nc.Close()
+		if full {
+			s.cfg.Log.Warn("connection refused: too many", "limit", s.cfg.MaxConns)
+		}
+		return
+	}
+	s.conns++
+	s.wg.Add(1)
+	s.mu.Unlock()
+	go func() {
+		defer s.wg.Done()
+		s.converse(nc)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.conns--
+		if s.over && s.conns == 0 {
+			close(s.idle)
+		}
+	}()
+}
 
-// SendBytes sends p as the next payload bytes of the answer; p is the handler's again
-// when it returns. sums holds the CRC-32C of each 64 KiB of p (the last may be of
-// less); nil: they are computed here. Kind Cancelled or Timeout: the caller gave up.
-// TooLarge: the caller has no room for it.
-func (r *Request) SendBytes(p []byte, sums []uint32) error { panic("not built") }
+// converse serves one connection to its end.
+func (s *Server) converse(nc net.Conn) {
+	defer nc.Close()
+	if t, ok := nc.(*net.TCPConn); ok {
+		t.SetKeepAliveConfig(keepAlive())
+	}
+	c, err := s.establish(nc)
+	if err != nil {
+		s.cfg.Log.Info("connection refused", "from", nc.RemoteAddr().String(), "err", err)
+		return
+	}
+	s.mu.Lock()
+	s.sessions[c] = struct{}{}
+	over := s.over
+	s.mu.Unlock()
+	if over {
+		c.drain()
+	}
+	c.run()
+	s.mu.Lock()
+	delete(s.sessions, c)
+	s.mu.Unlock()
+}
 
-// SendFile is [Request.SendBytes] of n bytes of f from off, by sendfile where sums are
-// given and the connection can. Its file offset is neither used nor moved. A failed
-// or short read ends this call (with the returned error) and not the connection.
-func (r *Request) SendFile(f *os.File, off, n int64, sums []uint32) error { panic("not built") }
+func (s *Server) establish(nc net.Conn) (*session, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), handshakeWait)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { nc.Close() })
+	defer stop()
+	done := make(chan struct{})
+	defer close(done)
+	go func() { // Shutdown ends handshakes
+		select {
+		case <-s.quit:
+			cancel()
+		case <-done:
+		}
+	}()
+	raw := nc
+	if _, local := nc.(*net.UnixConn); s.cfg.TLS != nil && !local {
+		t := tls.Server(nc, s.cfg.TLS)
+		if err := t.HandshakeContext(ctx); err != nil {
+			return nil, err
+		}
+		raw = t
+	}
+	c := newSession(s, raw)
+	peer, hello, err := s.receive(raw, &c.dec.in)
+	if err != nil {
+		return nil, err
+	}
+	c.peer = peer
+	c.credit = semaphore.NewWeighted(int64(min(hello.window, maxWindow)))
+	return c, nil
+}
 
-// PassFile passes a descriptor of f with the answer; f must stay open until Serve has
-// returned and is not closed. Kind Unsupported: the peer is not on a unix socket.
-func (r *Request) PassFile(f *os.File) error { panic("not built") }
+// watch cuts off peers that have accepted no byte for too long.
+func (s *Server) watch() {
+	tick := time.NewTicker(s.cfg.StallWait / 4)
+	defer tick.Stop()
+	for {
+		select {
+		case <-s.quit:
+			return
+		case <-tick.C:
+		}
+		before := time.Now().Add(-s.cfg.StallWait)
+		s.mu.Lock()
+		for c := range s.sessions {
+			if c.line.stalled(before) {
+				s.cfg.Log.Warn("connection cut: the peer accepts nothing", "from", c.peer.Address)
+				c.nc.Close()
+			}
+		}
+		s.mu.Unlock()
+	}
+}
+
+// Shutdown stops listening, lets the requests in flight finish until ctx ends, then
+// cancels them, closes every connection and waits for every goroutine. It returns
+// ctx's error if it had to cancel. Only the first call does the work.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.mu.Lock()
+	if !s.over {
+		s.over = true
+		close(s.quit)
+		if s.conns == 0 {
+			close(s.idle)
+		}
+	}
+	for l := range s.listeners {
+		l.Close()
+	}
+	sessions := slices.Collect(maps.Keys(s.sessions))
+	s.mu.Unlock()
+	for _, c := range sessions {
+		c.drain()
+	}
+	var err error
+	select {
+	case <-s.idle:
+	case <-ctx.Done():
+		err = ended(ctx)
+		s.mu.Lock()
+		for c := range s.sessions {
+			c.nc.Close()
+		}
+		s.mu.Unlock()
+	}
+	s.wg.Wait()
+	return err
+}
