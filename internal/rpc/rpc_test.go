@@ -52,6 +52,7 @@ const (
 	methodSum                       // answers the CRC of the payload
 	methodPast                      // sends beyond the end of the file
 	methodWho                       // answers who is calling
+	methodStored                    // methodFile with the sums of the handler
 )
 
 type testHandler struct {
@@ -87,6 +88,9 @@ func (h *testHandler) Serve(ctx context.Context, r *Request) (Message, error) {
 	case methodFile:
 		n := int64(r.RecvLen())
 		return nil, r.SendFile(h.file, 0, n, sumsOf(h.data[:n], nil))
+	case methodStored:
+		n := int64(r.RecvLen())
+		return nil, r.SendFile(h.file, 0, n, h.sums[:sumsFor(n)])
 	case methodCopy:
 		return nil, r.SendFile(h.file, 100, int64(r.RecvLen()), nil)
 	case methodPass:
@@ -284,13 +288,15 @@ func TestManyCalls(t *testing.T) {
 }
 
 func TestDeadlineAndCancel(t *testing.T) {
-	p := start(t, setting{})
+	h := newTestHandler(t, 1<<10)
+	h.started = make(chan struct{}, 100)
+	p := start(t, setting{handler: h})
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
 	if err := p.Call(ctx, methodBlock, say("q"), nil); !errors.Is(err, sluice.Timeout) {
 		t.Fatalf("got %v, want timeout", err)
 	}
-	p.handler.started = make(chan struct{}, 100)
+	<-h.started
 	var wg sync.WaitGroup
 	cctx, stop := context.WithCancel(t.Context())
 	for range 50 {
@@ -301,7 +307,7 @@ func TestDeadlineAndCancel(t *testing.T) {
 		})
 	}
 	for range 50 {
-		<-p.handler.started
+		<-h.started
 	}
 	stop()
 	wg.Wait()
