@@ -55,7 +55,8 @@ type Store interface {
 	// Create starts an upload. Nothing is visible under key before its commit.
 	Create(ctx context.Context, key Key, opts CreateOptions) (Upload, error)
 	// Delete removes an object, or an empty native directory or marker (key ends in "/").
-	// If cond.Version is set and differs: kind Changed. A missing key is kind NotFound.
+	// If cond.Version is set and differs: kind Changed. A missing key is kind NotFound; with
+	// cond.Version set it may also be kind Changed, or no error.
 	Delete(ctx context.Context, key Key, cond Condition) error
 	// Close lets go of connections. Calls after it fail.
 	Close() error
@@ -66,8 +67,8 @@ type Features struct {
 	// Conditional: a Read names its version to the store, so that every byte is of it.
 	// Otherwise the reader's io.EOF is the confirmation, see ReadRequest.
 	Conditional bool
-	// CreateIfAbsent and ReplaceIf: commits, copies and deletes honour a Condition
-	// atomically. Without, the driver checks first and a window remains.
+	// CreateIfAbsent and ReplaceIf: commits and deletes honour a Condition atomically.
+	// Without, the driver checks first and a window remains; for copies it may always.
 	CreateIfAbsent, ReplaceIf bool
 	// NativeDirs: directories are things of their own; mkdir and rmdir reach the store.
 	NativeDirs bool
@@ -92,8 +93,10 @@ type ListRequest struct {
 	Token     string // from the page before, may save work; After is still given
 }
 
-// ListPage is a part of a listing, in byte order of keys as they are named with the "/"
-// of directories cut off, see drivers: order is by Key; a directory's Key ends in "/".
+// ListPage is a part of a listing, in byte order of the keys; a directory's Key ends in
+// "/" and takes part in the order with it ("a-b", "a.b", "a/", "a0"). Where the prefix
+// itself is a marker object, that is listed too, first. A page may be short or empty and
+// still have More after it.
 type ListPage struct {
 	Objects []Object
 	More    bool

@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/sluicefs/sluice"
@@ -112,6 +113,7 @@ type run struct {
 	ctx  context.Context
 	s    underfs.Store
 	f    underfs.Features
+	tags atomic.Int64
 }
 
 // errorf reports a breach.
@@ -182,7 +184,7 @@ func (c *run) write(key underfs.Key, data []byte, opts underfs.CreateOptions) un
 // put writes an object and returns what the commit returned.
 func (c *run) put(key underfs.Key, data []byte, cond underfs.Condition) (underfs.Object, error) {
 	c.t.Helper()
-	u := c.write(key, data, underfs.CreateOptions{Length: int64(len(data)), Tag: "tag-of-" + fmt.Sprint(len(data))})
+	u := c.write(key, data, underfs.CreateOptions{Length: int64(len(data)), Tag: fmt.Sprintf("tag-%d", c.tags.Add(1))})
 	_, err := u.Prepare(c.ctx)
 	c.must("prepare "+string(key), err)
 	o, err := u.Commit(c.ctx, cond)

@@ -1,0 +1,236 @@
+package s3
+
+import (
+	"context"
+	"errors"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/minio/minio-go/v7"
+
+	"github.com/sluicefs/sluice"
+	"github.com/sluicefs/sluice/underfs"
+)
+
+// maxCopy is the largest object that one CopyObject copies, in bytes.
+const maxCopy = 5 << 30
+
+// Delete implements underfs.Store. S3 answers the same whether there was something or
+// not, so that without a version a HEAD asks first. With one, If-Match decides, and a
+// missing key may count as deleted.
+func (s *Store) Delete(ctx context.Context, key underfs.Key, cond underfs.Condition) error {
+	if err := s.begin(ctx, "delete", key); err != nil {
+		return err
+	}
+	if key == "" {
+		return underfs.Failf("delete", key, sluice.Invalid, "the mount's top is not deleted")
+	}
+	if cond.Version == "" || !s.conditional {
+		o, err := s.head(ctx, "delete", key)
+		if err != nil {
+			return err
+		}
+		if cond.Version != "" && o.Version != cond.Version {
+			return underfs.Fail("delete", key, sluice.Changed, errVersion)
+		}
+		cond.Version = o.Version
+	}
+	var headers []string
+	if etag, _, _, ok := parse(cond.Version); ok && s.conditional {
+		headers = []string{"If-Match", `"` + etag + `"`}
+	} else if !ok && cond.Version != "" {
+		return underfs.Fail("delete", key, sluice.Changed, errVersion)
+	}
+	ctx, _ = with(ctx, headers...)
+	return s.failChange("delete", key, s.core.RemoveObject(ctx, s.bucket, s.object(key), minio.RemoveObjectOptions{}))
+}
+
+// Mkdir implements underfs.Directories by an empty marker object.
+func (s *Store) Mkdir(ctx context.Context, key underfs.Key, _ sluice.Mode) (underfs.Object, error) {
+	if key == "" || key == "/" {
+		return underfs.Object{}, underfs.Failf("mkdir", key, sluice.Invalid, "the mount's top is always there")
+	}
+	if !strings.HasSuffix(string(key), "/") {
+		key += "/"
+	}
+	o, err := s.put(ctx, key, nil, "", underfs.Condition{Absent: true})
+	if err != nil {
+		return underfs.Object{}, sluice.Wrap("mkdir", "", err)
+	}
+	o.Marker, o.Dir = true, true
+	return o, nil
+}
+
+// Copy implements underfs.Copier: CopyObject up to 5 GiB, UploadPartCopy above. The
+// length comes from the version; without one a HEAD asks, as it does for a condition on
+// the target: between the look and the copy a window remains.
+func (s *Store) Copy(ctx context.Context, from underfs.Key, v sluice.Version, to underfs.Key, cond underfs.Condition) (underfs.Object, error) {
+	if err := s.begin(ctx, "copy", from); err != nil {
+		return underfs.Object{}, err
+	}
+	if v == "" {
+		o, err := s.head(ctx, "copy", from)
+		if err != nil {
+			return underfs.Object{}, err
+		}
+		v = o.Version
+	}
+	etag, length, _, ok := parse(v)
+	if !ok {
+		return underfs.Object{}, underfs.Fail("copy", from, sluice.Changed, errVersion)
+	}
+	// Not every service that honours conditions of a PUT honours them on a copy.
+	headers, err := s.condition(ctx, "copy", to, cond, false)
+	if err != nil {
+		return underfs.Object{}, err
+	}
+	match := map[string]string{"x-amz-copy-source-if-match": `"` + etag + `"`}
+	if length > maxCopy {
+		return s.copyParts(ctx, from, to, length, match, cond)
+	}
+	if s.class != "" {
+		match["x-amz-storage-class"] = s.class
+	}
+	hctx, x := with(ctx, headers...)
+	i, err := s.core.CopyObject(hctx, s.bucket, s.object(from), s.bucket, s.object(to), match, minio.CopySrcOptions{}, minio.PutObjectOptions{})
+	if err != nil {
+		return underfs.Object{}, s.copyFailed(ctx, from, to, v, cond, s.failChange("copy", from, err))
+	}
+	return s.committed(ctx, to, i.ETag, length, "", x.got)
+}
+
+// copyFailed says which of the two conditions of a copy failed: both answer 412.
+func (s *Store) copyFailed(ctx context.Context, from, to underfs.Key, v sluice.Version, cond underfs.Condition, failed error) error {
+	if !cond.Absent || !errors.Is(failed, sluice.Changed) {
+		return failed
+	}
+	if o, err := s.head(ctx, "copy", from); err == nil && o.Version == v {
+		return underfs.Failf("copy", to, sluice.Exists, "something lies there")
+	}
+	return failed
+}
+
+// copyParts copies a large object in parts, one after the other: the store does the work.
+func (s *Store) copyParts(ctx context.Context, from, to underfs.Key, length int64, match map[string]string, cond underfs.Condition) (underfs.Object, error) {
+	id, err := s.core.NewMultipartUpload(ctx, s.bucket, s.object(to), s.putOptions(""))
+	if err != nil {
+		return underfs.Object{}, s.fail("copy", to, err)
+	}
+	s.track(id, s.object(to))
+	p := sluice.Prepared{Upload: id}
+	step := partRange(length)
+	for off := int64(0); off < length && err == nil; off += step {
+		var part minio.CompletePart
+		part, err = s.parts.CopyObjectPart(ctx, s.bucket, s.object(from), s.bucket, s.object(to), id, len(p.Parts)+1, off, min(step, length-off), match)
+		p.Parts = append(p.Parts, part.ETag)
+	}
+	var o underfs.Object
+	if err = s.fail("copy", from, err); err == nil {
+		o, err = s.Complete(ctx, to, p, cond)
+	}
+	if err != nil && !errors.Is(err, sluice.UnknownOutcome) {
+		_ = s.abort(context.WithoutCancel(ctx), to, id)
+	}
+	return o, err
+}
+
+// Sweep implements underfs.Sweeper, where the property sweep_uploads says that every
+// upload below the prefix is ours; else it does nothing, because a listing of uploads does
+// not tell whose they are.
+func (s *Store) Sweep(ctx context.Context, age time.Duration, keep func(string) bool) (int, error) {
+	if err := s.begin(ctx, "sweep", ""); err != nil {
+		return 0, err
+	}
+	if !s.sweep {
+		return 0, nil
+	}
+	removed, keyMarker, idMarker := 0, "", ""
+	for {
+		r, err := s.core.ListMultipartUploads(ctx, s.bucket, s.prefix, keyMarker, idMarker, "", 1000)
+		if err != nil {
+			return removed, s.fail("sweep", "", err)
+		}
+		for _, u := range r.Uploads {
+			if time.Since(u.Initiated) < age || keep != nil && keep(u.UploadID) {
+				continue
+			}
+			key := underfs.Key(strings.TrimPrefix(u.Key, s.prefix))
+			if err := s.abort(ctx, key, u.UploadID); err != nil {
+				return removed, err
+			}
+			removed++
+		}
+		if !r.IsTruncated || r.NextKeyMarker == keyMarker && r.NextUploadIDMarker == idMarker {
+			return removed, nil
+		}
+		keyMarker, idMarker = r.NextKeyMarker, r.NextUploadIDMarker
+	}
+}
+
+// Probe implements underfs.Prober: one LIST of one key, whose answer tells wrong keys, a
+// missing bucket and a dead endpoint apart; and if there is an object, one GET that must
+// fail because it names another ETag: on an endpoint that ignores If-Match, reads of one
+// version cannot be promised.
+func (s *Store) Probe(ctx context.Context) error {
+	if err := s.begin(ctx, "probe", ""); err != nil {
+		return err
+	}
+	r, err := s.listV2(ctx, s.prefix, "", "", "", 1)
+	if err != nil {
+		return s.fail("probe", "", err)
+	}
+	if len(r.Contents) == 0 || r.Contents[0].Size == 0 {
+		return nil
+	}
+	var opts minio.GetObjectOptions
+	_ = opts.SetMatchETag("00000000000000000000000000000000")
+	_ = opts.SetRange(0, 1)
+	body, _, _, err := s.core.GetObject(ctx, s.bucket, r.Contents[0].Key, opts)
+	if err == nil {
+		body.Close()
+		return underfs.Failf("probe", "", sluice.Unsupported, "%s ignores If-Match on GET, so that reads of one version cannot be promised", s.host)
+	}
+	switch err = s.fail("probe", "", err); sluice.KindOf(err) {
+	case sluice.Changed, sluice.NotFound, sluice.Archived:
+		return nil
+	default:
+		return err
+	}
+}
+
+// Baseline opens plain GETs and PUTs by minio-go.
+func (Driver) Baseline(cfg underfs.Config) (underfs.Baseline, error) {
+	set, err := read(cfg)
+	if err != nil {
+		return nil, err
+	}
+	s, err := newStore(set)
+	if err != nil {
+		return nil, err
+	}
+	return baseline{s}, nil
+}
+
+// baseline is minio-go and its connections, and nothing else.
+type baseline struct{ s *Store }
+
+// Get implements underfs.Baseline.
+func (b baseline) Get(ctx context.Context, key underfs.Key, w io.Writer) (int64, error) {
+	body, _, _, err := b.s.core.GetObject(ctx, b.s.bucket, b.s.object(key), minio.GetObjectOptions{})
+	if err != nil {
+		return 0, b.s.fail("get", key, err)
+	}
+	defer body.Close()
+	n, err := io.CopyBuffer(struct{ io.Writer }{w}, body, make([]byte, 1<<20))
+	return n, b.s.fail("get", key, err)
+}
+
+// Put implements underfs.Baseline.
+func (b baseline) Put(ctx context.Context, key underfs.Key, r io.Reader, length int64) error {
+	_, err := b.s.core.Client.PutObject(ctx, b.s.bucket, b.s.object(key), r, length, minio.PutObjectOptions{PartSize: uint64(b.s.part), NumThreads: inFlight, DisableContentSha256: !b.s.hash})
+	return b.s.fail("put", key, err)
+}
+
+// Close implements underfs.Baseline.
+func (b baseline) Close() error { return b.s.Close() }
