@@ -133,6 +133,10 @@ func (s *Store) shardContents(h *shard) []ContentInfo {
 	var out []ContentInfo
 	at := map[sluice.ContentID]int{}
 	for id, b := range h.blocks {
+		bytes := b.present()
+		if bytes == 0 {
+			continue
+		}
 		i, ok := at[id.Content]
 		if !ok {
 			i = len(out)
@@ -144,7 +148,7 @@ func (s *Store) shardContents(h *shard) []ContentInfo {
 		c := &out[i]
 		c.Blocks++
 		c.First, c.Last = min(c.First, id.Index), max(c.Last, id.Index)
-		c.Bytes += b.present()
+		c.Bytes += bytes
 		c.Unpersisted = c.Unpersisted || b.has(flagUnpersisted)
 		c.Pinned = c.Pinned || b.has(flagPinned)
 	}

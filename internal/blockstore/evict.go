@@ -15,9 +15,12 @@ func (s *Store) evictor(ctx context.Context, d *dir) {
 		case <-d.kick:
 		}
 		d.mu.Lock()
-		want := d.quota / 100 * int64(d.high)
+		want, enough := d.quota/100*int64(d.high), d.quota/100*int64(d.low)
+		free := d.freeLocked()
 		d.mu.Unlock()
-		s.makeRoom(ctx, d, want)
+		if free < enough {
+			s.makeRoom(ctx, d, want)
+		}
 	}
 }
 

@@ -240,10 +240,18 @@ func (s *Store) writePage(b *block, page int64, data []byte, sums []uint32) erro
 		return err
 	}
 	b.set(flagIndexed)
-	if now := b.kept(); fresh && now != kept {
-		return b.home.log.append(appendRecord(nil, &record{kind: recFlags, gen: b.gen, flags: now}), false)
+	if fresh && b.kept() != kept { // pinned meanwhile
+		s.noteFlags(b)
 	}
 	return nil
+}
+
+// noteFlags writes the flags of a block to the index.
+func (s *Store) noteFlags(b *block) {
+	err := b.home.log.append(appendRecord(nil, &record{kind: recFlags, gen: b.gen, flags: b.kept()}), false)
+	if err != nil {
+		s.trouble(b.home, nil, err)
+	}
 }
 
 // spoiled handles a page that could not be written: the space it may have taken is

@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/sluicefs/sluice"
 )
 
@@ -100,7 +102,9 @@ func (l *indexLog) write(b *batch) error {
 	if n := l.end; n > 2*l.base+compactSlack && l.room(n) {
 		err := l.compact()
 		l.room(-n)
-		if err != nil {
+		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+			l.base = l.end // the log itself is whole: try again when it has doubled
+		} else if err != nil {
 			return fmt.Errorf("compact index: %w", err)
 		}
 	}

@@ -42,6 +42,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	}
 	ctx, s.stop = context.WithCancel(context.WithoutCancel(ctx))
 	for _, d := range s.dirs {
+		d.wake() // the quota may have become smaller
 		s.work.Go(func() { s.evictor(ctx, d) })
 	}
 	return s, nil
@@ -148,6 +149,10 @@ func (s *Store) openDir(d *dir) ([]*block, error) {
 		return nil, err
 	}
 	d.unit, d.huge, d.volatile = max(usage.Unit, 1), usage.Huge, usage.Volatile
+	if d.quota > usage.Total {
+		s.log.Warn("the quota is larger than the disk: lowered to its size", "directory", d.path, "quota", d.quota, "size", usage.Total)
+		d.quota = usage.Total
+	}
 	known, order, err := s.openIndex(d)
 	if err != nil {
 		return nil, err
@@ -206,7 +211,7 @@ func (s *Store) openIndex(d *dir) (known map[uint64]*block, order []*block, err 
 	if err == nil && n < headerSize {
 		l.end = headerSize
 	}
-	if err == nil && l.worker == 0 && s.cfg.Worker == 0 || err == nil && head == (header{}) {
+	if err == nil && head == (header{}) {
 		err = l.compact() // writes a fresh head
 	}
 	return known, order, err

@@ -342,7 +342,8 @@ func (s *Store) shrink(d *dir, cause error) {
 	d.mu.Lock()
 	before := d.quota
 	if d.failed == nil {
-		d.quota = max(min(d.quota, d.used+d.held), 0)
+		// The books count what just did not fit, at most a page.
+		d.quota = max(min(d.quota, d.used+d.held-sluice.PageSize), 0)
 	}
 	after := d.quota
 	d.mu.Unlock()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"slices"
 
 	"github.com/sluicefs/sluice"
 	"github.com/sluicefs/sluice/internal/policy"
@@ -41,6 +42,9 @@ type BlockWriter struct {
 // being written, Stale where its incarnation is not live, NoSpace as for FillPage.
 func (s *Store) Begin(ctx context.Context, id sluice.BlockID, opts BeginOptions) (*BlockWriter, error) {
 	const op = "begin block"
+	if opts.Tier != "" && !slices.ContainsFunc(s.cfg.Tiers, func(t TierConfig) bool { return t.Name == opts.Tier }) {
+		return nil, fail(op, sluice.Invalid, fmt.Errorf("there is no tier %q", opts.Tier))
+	}
 	if opts.Size < 0 || opts.Size > sluice.MaxBlockSize {
 		return nil, fail(op, sluice.Invalid, fmt.Errorf("size %d", opts.Size))
 	}
@@ -126,11 +130,12 @@ func (w *BlockWriter) WriteAt(ctx context.Context, p []byte, off int64) error {
 // before the bytes come: what is allocated beforehand would be small pages for ever.
 func (w *BlockWriter) extend(ctx context.Context, end int64) error {
 	length := end
-	if w.home.huge && (w.opts.Size >= end || end >= sluice.PageSize) {
-		length = max(min(roundUp(end, hugePage), max(w.opts.Size, end)), end)
-		if w.opts.Size == 0 {
-			length = roundUp(end, hugePage)
-		}
+	switch {
+	case !w.home.huge:
+	case w.opts.Size > 0:
+		length = max(end, min(roundUp(end, hugePage), w.opts.Size))
+	case end >= sluice.PageSize:
+		length = roundUp(end, hugePage)
 	}
 	if need := roundUp(length, w.home.unit); need > w.reserved {
 		if err := w.store.take(ctx, w.home, need-w.reserved); err != nil {
@@ -210,11 +215,7 @@ func (w *BlockWriter) block() *block {
 	if w.opts.Unpersisted {
 		b.set(flagUnpersisted)
 	}
-	h := w.store.shard(w.id.Content)
-	h.mu.Lock()
-	_, pinned := h.pins[w.id.Content]
-	h.mu.Unlock()
-	if w.opts.Pinned || pinned {
+	if w.opts.Pinned {
 		b.set(flagPinned)
 	}
 	return b
@@ -254,10 +255,14 @@ func (w *BlockWriter) publish(b *block) Info {
 	s, h := w.store, w.store.shard(w.id.Content)
 	n := b.charge()
 	w.home.release(w.reserved - n)
+	kept := b.kept()
 	b.live = &live{file: w.file}
 	b.refs.Store(1)
 	h.mu.Lock()
 	delete(h.writing, w.id)
+	if _, ok := h.pins[w.id.Content]; ok {
+		b.set(flagPinned)
+	}
 	h.insertLocked(b)
 	w.home.admit(b, n, policy.Hash(b.id))
 	info := s.infoLocked(b)
@@ -265,6 +270,9 @@ func (w *BlockWriter) publish(b *block) Info {
 	s.files.add(s, b)
 	s.counts.written.Add(1)
 	s.counts.writtenBytes.Add(b.length)
+	if b.kept() != kept { // pinned while the index was written
+		s.noteFlags(b)
+	}
 	if w.home.out() {
 		s.kill(b, always)
 	}
