@@ -73,7 +73,7 @@ func (p *Prefetch) Read(off, n int64) Range {
 	}
 	p.tick++
 	if i := p.find(off, n); i >= 0 {
-		return p.advance(&p.streams[i], off+n)
+		return p.advance(p.merge(i, n), off+n)
 	}
 	s := p.replace()
 	*s = stream{next: off + n, ahead: off + n, used: p.tick}
@@ -108,6 +108,23 @@ func (p *Prefetch) find(off, n int64) int {
 		}
 	}
 	return best
+}
+
+// merge takes into stream i those that run beside it, within a read of n bytes or the
+// smallest window, and returns it: reads that arrived out of order began them.
+func (p *Prefetch) merge(i int, n int64) *stream {
+	s := p.streams[i]
+	kept := p.streams[:0]
+	for j, o := range p.streams {
+		if near := max(n, p.cfg.Min); j != i && (o.next < s.next-near || o.next > s.next+near) {
+			kept = append(kept, o)
+			continue
+		}
+		s.next, s.ahead = max(s.next, o.next), max(s.ahead, o.ahead)
+		s.window = max(s.window, o.window)
+	}
+	p.streams = append(kept, s)
+	return &p.streams[len(p.streams)-1]
 }
 
 // advance moves the stream's reader forward and widens its window when it has used
