@@ -189,7 +189,7 @@ func (c *command) token() *cobra.Command {
 				return &sluice.Error{Op: "token", Kind: sluice.Unsupported}
 			}
 			who.User = names[0]
-			text, err := issuer.Token(ctx, who, int64(lifetime/time.Second), speakFor)
+			text, err := issuer.Token(ctx, who, lifetime, speakFor)
 			if err != nil {
 				return err
 			}

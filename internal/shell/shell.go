@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -32,7 +33,7 @@ type System interface {
 
 // Tokens issues credentials of users. Optional on a [System].
 type Tokens interface {
-	Token(ctx context.Context, who sluice.Principal, lifetimeSeconds int64, speakFor bool) (string, error)
+	Token(ctx context.Context, who sluice.Principal, lifetime time.Duration, speakFor bool) (string, error)
 }
 
 // Env is where the commands run.
