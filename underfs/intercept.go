@@ -108,10 +108,14 @@ type Call struct {
 type Interceptor interface {
 	// Call runs next once, several times or not at all.
 	Call(ctx context.Context, c Call, next func(context.Context) error) error
-	// Open opens the body of a read with next and returns it or a wrapper of it. The
-	// context given to next must stay alive until the body is closed.
-	Open(ctx context.Context, c Call, next func(context.Context) (io.ReadCloser, error)) (io.ReadCloser, error)
+	// Open opens the body of c.Read with next and returns it or a wrapper of it. The
+	// context given to next must stay alive until the body is closed. next may be called
+	// again, for the rest of the range too.
+	Open(ctx context.Context, c Call, next Opener) (io.ReadCloser, error)
 }
+
+// Opener opens the body of a read.
+type Opener func(ctx context.Context, req ReadRequest) (io.ReadCloser, error)
 
 // Intercept returns s with each i around it, the first outermost. The result has the
 // capabilities of s, see [As], and lets go of s when it is closed.
@@ -144,7 +148,7 @@ func (s *intercepted) List(ctx context.Context, req ListRequest) (ListPage, erro
 
 func (s *intercepted) Read(ctx context.Context, req ReadRequest) (io.ReadCloser, error) {
 	c := Call{Op: OpRead, Key: req.Key, Bytes: req.Length, Read: req}
-	return s.i.Open(ctx, c, func(ctx context.Context) (io.ReadCloser, error) { return s.next.Read(ctx, req) })
+	return s.i.Open(ctx, c, s.next.Read)
 }
 
 func (s *intercepted) Create(ctx context.Context, key Key, opts CreateOptions) (Upload, error) {

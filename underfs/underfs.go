@@ -40,8 +40,8 @@ type Object struct {
 // *sluice.Error of kinds NotFound, Permission, Unauthenticated, Changed (a precondition
 // failed), Exists (created meanwhile), NotEmpty, IsDirectory, NotDirectory, Unavailable,
 // Timeout, Cancelled, NoSpace, ReadOnly, Invalid, Unsupported, Archived, UnknownOutcome.
-// Unavailable means that nothing was done, so that the same call may be sent again; a
-// change that was sent and not answered is UnknownOutcome.
+// A change that failed was not made, and one that is Unavailable may be sent again; one
+// that was sent and not answered is UnknownOutcome, whatever ended the wait.
 type Store interface {
 	// Features says what reads and writes of this store can promise. Constant.
 	Features() Features

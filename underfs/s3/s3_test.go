@@ -90,4 +90,3 @@ func (c *counter) take() string {
 	c.seen = nil
 	return s
 }
-

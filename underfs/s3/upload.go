@@ -158,7 +158,8 @@ func (u *upload) send(ctx context.Context) error {
 
 // start opens the multipart upload.
 func (u *upload) start(ctx context.Context) error {
-	id, err := u.s.core.NewMultipartUpload(ctx, u.s.bucket, u.s.object(u.key), u.s.putOptions(u.opts.Tag))
+	// Several tries: one too many leaves an upload without parts, which costs nothing.
+	id, err := u.s.parts.NewMultipartUpload(ctx, u.s.bucket, u.s.object(u.key), u.s.putOptions(u.opts.Tag))
 	if err != nil {
 		return u.s.fail("write", u.key, err)
 	}
