@@ -89,6 +89,16 @@ func (c *conn) upload(ctx context.Context, cl *call, h *header, req Message, p [
 		}
 		return lostNow(err)
 	}
+	if ctx.Done() != nil {
+		// A peer that takes nothing must not keep the caller for long. Cutting a piece off
+		// costs the connection, so it gets some time to finish.
+		stop := context.AfterFunc(ctx, func() { c.nc.SetWriteDeadline(time.Now().Add(uploadGrace)) })
+		defer func() {
+			if !stop() {
+				c.nc.SetWriteDeadline(time.Time{})
+			}
+		}()
+	}
 	for len(p) > 0 {
 		n := min(len(p), PieceSize)
 		if err := c.line.acquire(ctx); err != nil {
@@ -103,6 +113,10 @@ func (c *conn) upload(ctx context.Context, cl *call, h *header, req Message, p [
 	}
 	return nil
 }
+
+// uploadGrace is how long a cancelled caller may wait for a peer to accept the rest of
+// a piece.
+const uploadGrace = time.Second
 
 // lostNow makes the error of a connection that failed while a request was being sent
 // one that is not tried again: the server may have seen part of it.

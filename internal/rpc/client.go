@@ -85,7 +85,7 @@ func NewClient(cfg ClientConfig, target Target) *Client {
 	c.calls = make(chan struct{}, c.cfg.MaxCalls)
 	c.meta = &slot{client: c}
 	for range c.cfg.BulkConns {
-		c.bulk = append(c.bulk, &slot{client: c})
+		c.bulk = append(c.bulk, &slot{client: c, bulk: true})
 	}
 	return c
 }

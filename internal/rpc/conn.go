@@ -72,11 +72,14 @@ const window = 4 << 20
 // idleCheck is how long a connection may lie unused before it is looked at first.
 const idleCheck = time.Second
 
-func newConn(nc net.Conn, maxMessage int, hold func(func())) *conn {
+func newConn(nc net.Conn, maxMessage int, bulk bool, hold func(func())) *conn {
 	c := &conn{nc: nc, hold: hold, calls: make(map[uint64]*call)}
 	c.dec = newDecoder(nil, maxMessage)
 	c.dec.in.read = receiver(nc, &c.dec.in)
-	c.line = newLine(nc, c.fail)
+	if bulk {
+		c.dec.ahead = bulkAhead
+	}
+	c.line = newLine(nc, c.fail, hold)
 	c.parked.next, c.parked.prev = &c.parked, &c.parked
 	c.used.Store(time.Now().UnixNano())
 	return c
@@ -336,7 +339,7 @@ func (c *conn) abandon(ctx context.Context, cl *call) error {
 	}
 	h := header{call: cl.id}
 	if _, err := c.line.put(frameCancel, &h, nil); err == nil {
-		c.hold(func() { c.line.flush(false) })
+		c.line.flush(false)
 	}
 	return ended(ctx)
 }

@@ -12,6 +12,7 @@ import (
 // where it was, so that the role of the reader passes from one caller to the next.
 type decoder struct {
 	in         inlet
+	ahead      int // how much is read at once where a frame is due
 	maxFrame   int
 	maxMessage int
 
@@ -41,6 +42,7 @@ var crcTable = crc32.MakeTable(crc32.Castagnoli)
 func newDecoder(read func([]byte) (int, error), maxMessage int) decoder {
 	return decoder{
 		in:         inlet{read: read, buf: make([]byte, inletStart)},
+		ahead:      inletMax,
 		maxMessage: maxMessage,
 		maxFrame:   maxHeader + maxTrailer + max(maxMessage, PieceSize),
 	}
@@ -50,14 +52,14 @@ func newDecoder(read func([]byte) (int, error), maxMessage int) decoder {
 // payload follows, else phaseHead: then the frame is over.
 func (d *decoder) head() error {
 	if d.phase == phaseHead {
-		if err := d.in.need(prefixSize, inletMax); err != nil {
+		if err := d.in.need(prefixSize, d.ahead); err != nil {
 			return err
 		}
 		p, err := parsePrefix(d.in.bytes(), d.maxFrame)
 		if err != nil {
 			return err
 		}
-		if err := d.in.need(prefixSize+p.header, inletMax); err != nil {
+		if err := d.in.need(prefixSize+p.header, d.ahead); err != nil {
 			return err
 		}
 		if err := d.h.parse(d.in.bytes()[prefixSize : prefixSize+p.header]); err != nil {
@@ -188,6 +190,7 @@ type inlet struct {
 const (
 	inletStart = 4 << 10
 	inletMax   = 64 << 10
+	bulkAhead  = 512 // where most frames are large: do not draw their payload through the buffer
 )
 
 func (in *inlet) bytes() []byte { return in.buf[in.r:in.w] }

@@ -21,7 +21,8 @@ type line struct {
 	token   chan struct{}
 	waiting atomic.Int32 // how many wait for the token
 	since   atomic.Int64 // when the write under way began, unix ns; 0: none is
-	onFail  func(error)  // called at most once for each failed write, without locks
+	onFail  func(error)  // called at most once, without locks
+	spawn   func(func()) // runs a goroutine that the connection's owner waits for
 
 	mu    sync.Mutex
 	queue []byte // guarded by mu
@@ -37,8 +38,8 @@ const (
 	queueKeep = 256 << 10
 )
 
-func newLine(conn net.Conn, onFail func(error)) *line {
-	return &line{conn: conn, raw: newRawSender(conn), token: make(chan struct{}, 1), onFail: onFail}
+func newLine(conn net.Conn, onFail func(error), spawn func(func())) *line {
+	return &line{conn: conn, raw: newRawSender(conn), token: make(chan struct{}, 1), onFail: onFail, spawn: spawn}
 }
 
 // errNotSent marks a frame of which no byte has left.
@@ -104,17 +105,81 @@ func (l *line) send(ctx context.Context, kind frameType, h *header, m Message, y
 	return nil
 }
 
-// flush writes the queue unless somebody else is at it, who then writes all of it.
+// flush writes the queue unless somebody else is at it, who then writes all of it. It
+// does not wait for the peer: what the connection does not take at once is left to a
+// goroutine.
 func (l *line) flush(yield bool) {
 	select {
 	case l.token <- struct{}{}:
 		if yield {
 			runtime.Gosched()
 		}
-		l.drain()
-		l.release()
+		l.leave(l.take())
 	default:
 	}
+}
+
+// take empties the queue. The caller holds the line.
+func (l *line) take() []byte {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b := l.queue
+	l.queue, l.spare = l.spare[:0], nil
+	return b
+}
+
+// restore keeps a written buffer for the next queue.
+func (l *line) restore(b []byte) {
+	if cap(b) > queueKeep {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err == nil {
+		l.spare = b[:0]
+	}
+}
+
+// leave writes b and whatever is queued, and gives the line back; without waiting.
+func (l *line) leave(b []byte) {
+	for {
+		if n := l.attempt(b); n < len(b) {
+			l.spawn(func() {
+				if l.write(b[n:]) == nil {
+					l.restore(b)
+				}
+				l.release()
+			})
+			return
+		}
+		l.restore(b)
+		<-l.token
+		l.mu.Lock()
+		empty := len(l.queue) == 0
+		l.mu.Unlock()
+		if empty {
+			return
+		}
+		select {
+		case l.token <- struct{}{}:
+			b = l.take()
+		default:
+			return // the new holder sees the queue
+		}
+	}
+}
+
+// attempt sends what the connection takes at once and returns how much that was.
+func (l *line) attempt(b []byte) int {
+	if !l.raw.sendfile() || len(b) == 0 {
+		return 0
+	}
+	n, err := l.raw.sendNow(b)
+	if err != nil {
+		l.fail(err)
+		return len(b)
+	}
+	return n
 }
 
 // acquire takes the line.
@@ -165,19 +230,15 @@ func (l *line) contended() bool {
 
 // drain writes the queue as it is now. The caller holds the line.
 func (l *line) drain() error {
-	l.mu.Lock()
-	b, err := l.queue, l.err
-	l.queue, l.spare = l.spare[:0], nil
-	l.mu.Unlock()
-	if err == nil && len(b) > 0 {
-		err = l.write(b)
+	b := l.take()
+	if len(b) == 0 {
+		l.restore(b)
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return l.err
 	}
-	if cap(b) > queueKeep {
-		b = nil
-	}
-	l.mu.Lock()
-	l.spare = b[:0]
-	l.mu.Unlock()
+	err := l.write(b)
+	l.restore(b)
 	return err
 }
 

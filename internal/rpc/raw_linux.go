@@ -39,6 +39,31 @@ func (s rawSender) sendfile() bool { return s.conn != nil }
 // passes says whether sendDescriptor works.
 func (s rawSender) passes() bool { return s.unix != nil }
 
+// sendNow writes as much of b as the kernel takes without waiting.
+func (s rawSender) sendNow(b []byte) (n int, err error) {
+	var failed error
+	err = s.conn.Write(func(fd uintptr) bool {
+		for n < len(b) {
+			m, err := unix.SendmsgN(int(fd), b[n:], nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+			switch {
+			case err == unix.EINTR:
+			case err == unix.EAGAIN:
+				return true
+			case err != nil:
+				failed = os.NewSyscallError("sendmsg", err)
+				return true
+			default:
+				n += m
+			}
+		}
+		return true
+	})
+	if err == nil {
+		err = failed
+	}
+	return n, err
+}
+
 // sendMore writes b and tells the kernel that more follows at once.
 func (s rawSender) sendMore(b []byte) error {
 	var failed error

@@ -92,10 +92,9 @@ func (c *conn) seal() error {
 	}
 	c.mu.Unlock()
 	if owed := c.owed.Add(n); owed >= window/2 {
-		// The leader must not wait for the line: the other end may wait for the leader.
 		h := header{credit: uint64(c.owed.Swap(0))}
 		if _, err := c.line.put(frameCredit, &h, nil); err == nil {
-			c.hold(func() { c.line.flush(false) })
+			c.line.flush(false)
 		}
 	}
 	return nil

@@ -289,8 +289,8 @@ func (r *Request) serve() {
 func (r *Request) answer(m Message, err error) {
 	h := header{call: r.id}
 	if err == nil {
-		if n := messageSize(m); n > r.c.server.cfg.MaxMessage {
-			err = fail(sluice.TooLarge, "the answer has %d bytes, at most %d are sent", n, r.c.server.cfg.MaxMessage)
+		if n := messageSize(m); n > r.c.most {
+			err = fail(sluice.TooLarge, "the answer has %d bytes, at most %d are sent", n, r.c.most)
 		}
 	}
 	if err != nil {

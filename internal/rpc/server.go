@@ -108,6 +108,7 @@ type Server struct {
 
 	mu        sync.Mutex
 	listeners map[net.Listener]struct{} // guarded by mu
+	greeting  map[net.Conn]struct{}     // guarded by mu: connections that shake hands
 	sessions  map[*session]struct{}     // guarded by mu
 	conns     int                       // guarded by mu: with those that shake hands
 	over      bool                      // guarded by mu: quit is closed
@@ -121,7 +122,7 @@ const handshakeWait = 10 * time.Second
 func NewServer(cfg ServerConfig, h Handler) *Server {
 	s := &Server{
 		cfg: cfg.withDefaults(), handler: h, quit: make(chan struct{}), idle: make(chan struct{}),
-		listeners: make(map[net.Listener]struct{}), sessions: make(map[*session]struct{}),
+		listeners: make(map[net.Listener]struct{}), sessions: make(map[*session]struct{}), greeting: make(map[net.Conn]struct{}),
 	}
 	s.limit.maxRequests, s.limit.maxBytes = s.cfg.MaxRequests, s.cfg.MaxBytes
 	return s
@@ -247,15 +248,10 @@ func (s *Server) establish(nc net.Conn) (*session, error) {
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { nc.Close() })
 	defer stop()
-	done := make(chan struct{})
-	defer close(done)
-	go func() { // Shutdown ends handshakes
-		select {
-		case <-s.quit:
-			cancel()
-		case <-done:
-		}
-	}()
+	if !s.greet(nc) {
+		return nil, errShutdown
+	}
+	defer s.greeted(nc)
 	raw := nc
 	if _, local := nc.(*net.UnixConn); s.cfg.TLS != nil && !local {
 		t := tls.Server(nc, s.cfg.TLS)
@@ -270,8 +266,27 @@ func (s *Server) establish(nc net.Conn) (*session, error) {
 		return nil, err
 	}
 	c.peer = peer
+	c.most = int(min(uint64(s.cfg.MaxMessage), cmp.Or(hello.maxMessage, DefaultMaxMessage)))
 	c.credit = semaphore.NewWeighted(int64(min(hello.window, maxWindow)))
 	return c, nil
+}
+
+var errShutdown = errors.New("the server is shutting down")
+
+// greet notes a connection that shakes hands, for Shutdown to close.
+func (s *Server) greet(nc net.Conn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.over {
+		s.greeting[nc] = struct{}{}
+	}
+	return !s.over
+}
+
+func (s *Server) greeted(nc net.Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.greeting, nc)
 }
 
 // watch cuts off peers that have accepted no byte for too long.
@@ -310,6 +325,9 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}
 	for l := range s.listeners {
 		l.Close()
+	}
+	for nc := range s.greeting {
+		nc.Close()
 	}
 	sessions := slices.Collect(maps.Keys(s.sessions))
 	s.mu.Unlock()

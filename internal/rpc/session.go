@@ -15,16 +15,18 @@ import (
 
 // session is the server's end of one connection.
 type session struct {
-	server *Server
-	nc     net.Conn
-	line   *line
-	peer   Peer
-	credit *semaphore.Weighted // payload bytes that may be sent ahead of the client's credit
-	limit  limiter
-	quit   chan struct{} // closed when the connection is over
-	wg     sync.WaitGroup
-	busy   atomic.Int32 // requests in flight
-	lent   atomic.Int64 // payload bytes sent and not credited yet
+	server  *Server
+	nc      net.Conn
+	line    *line
+	peer    Peer
+	most    int                 // bytes of the largest answer the client takes
+	credit  *semaphore.Weighted // payload bytes that may be sent ahead of the client's credit
+	limit   limiter
+	quit    chan struct{} // closed when the connection is over
+	wg      sync.WaitGroup
+	busy    atomic.Int32 // requests in flight
+	leaving atomic.Bool  // the connection is being closed after the last answer
+	lent    atomic.Int64 // payload bytes sent and not credited yet
 
 	dec     decoder             // used by the reader
 	uploads map[uint64]*Request // used by the reader: those whose payload is still coming
@@ -45,7 +47,7 @@ func newSession(s *Server, nc net.Conn) *session {
 	}
 	c.limit.maxRequests, c.limit.maxBytes = s.cfg.MaxRequestsPerConn, s.cfg.MaxBytesPerConn
 	c.dec = newDecoder(nc.Read, s.cfg.MaxMessage)
-	c.line = newLine(nc, func(error) { nc.Close() })
+	c.line = newLine(nc, func(error) { nc.Close() }, s.wg.Go)
 	return c
 }
 
@@ -130,7 +132,7 @@ func (c *session) request(h *header) error {
 		r.inline = true
 		r.serve()
 		c.queued = true
-		return nil
+		return c.relieve()
 	}
 	if len(c.dec.own) > 0 {
 		r.body = c.dec.body // a buffer of its own
@@ -145,6 +147,21 @@ func (c *session) request(h *header) error {
 	}
 	c.start(r)
 	return nil
+}
+
+// relieve makes the reader wait while the queue of inline answers is above its bound.
+func (c *session) relieve() error {
+	c.line.mu.Lock()
+	n := len(c.line.queue)
+	c.line.mu.Unlock()
+	if n < queueHigh {
+		return nil
+	}
+	if err := c.line.acquire(context.Background()); err != nil {
+		return err
+	}
+	defer c.line.release()
+	return c.line.drain()
 }
 
 // admit refuses what is too large and makes the rest wait for room, for a while.
@@ -175,11 +192,11 @@ func (c *session) admit(r *Request, h *header) error {
 	return nil
 }
 
-// refuse answers a request that is not served. The reader must not wait for the line.
+// refuse answers a request that is not served.
 func (c *session) refuse(call uint64, err error) {
 	h := header{call: call, failed: true}
 	if _, err := c.line.put(frameAnswer, &h, toFault(err)); err == nil {
-		c.wg.Go(func() { c.line.flush(false) })
+		c.line.flush(false)
 	}
 }
 
@@ -237,18 +254,26 @@ func (c *session) drain() {
 	c.draining = true
 	c.mu.Unlock()
 	c.line.put(frameGoaway, &header{}, nil)
-	c.server.wg.Go(func() {
-		c.line.flush(false)
-		c.leaveIfIdle()
-	})
+	c.line.flush(false)
+	c.leaveIfIdle()
 }
 
 func (c *session) leaveIfIdle() {
 	c.mu.Lock()
 	over := c.draining && len(c.requests) == 0
 	c.mu.Unlock()
-	if over {
-		c.line.flush(false)
-		c.nc.Close()
+	if over && !c.leaving.Swap(true) {
+		c.server.wg.Go(func() { // whoever calls must not wait for the peer
+			ctx, cancel := context.WithTimeout(context.Background(), leaveWait)
+			defer cancel()
+			if c.line.acquire(ctx) == nil { // everything queued before has been written
+				c.line.release()
+			}
+			c.nc.Close()
+		})
 	}
 }
+
+// leaveWait bounds how long a server that shuts down waits for a peer to take its last
+// answers.
+const leaveWait = time.Second

@@ -16,6 +16,7 @@ import (
 // after it was lost.
 type slot struct {
 	client *Client
+	bulk   bool // for large payloads
 
 	mu      sync.Mutex
 	conn    *conn         // guarded by mu: nil while there is none
@@ -107,7 +108,7 @@ func (s *slot) dial() (<-chan struct{}, error) {
 	done := make(chan struct{})
 	s.dialing = done
 	s.client.hold(func() {
-		conn, err := s.client.connect(s.client.closed)
+		conn, err := s.client.connect(s.client.closed, s.bulk)
 		s.dialed(conn, err)
 		close(done)
 	})
@@ -150,12 +151,12 @@ func (s *slot) shut() {
 
 // connect makes a connection: over the unix socket if there is one, else to the
 // address.
-func (c *Client) connect(ctx context.Context) (*conn, error) {
+func (c *Client) connect(ctx context.Context, bulk bool) (*conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.DialWait)
 	defer cancel()
 	var first error
 	if c.target.Socket != "" {
-		conn, err := c.connectTo(ctx, "unix", c.target.Socket)
+		conn, err := c.connectTo(ctx, "unix", c.target.Socket, bulk)
 		if err == nil {
 			return conn, nil
 		}
@@ -167,7 +168,7 @@ func (c *Client) connect(ctx context.Context) (*conn, error) {
 	if c.target.Address == "" {
 		return nil, fail(sluice.Invalid, "no address to connect to")
 	}
-	conn, err := c.connectTo(ctx, "tcp", c.target.Address)
+	conn, err := c.connectTo(ctx, "tcp", c.target.Address, bulk)
 	if err != nil && first != nil {
 		c.cfg.Log.Debug("socket not reached", "socket", c.target.Socket, "err", first)
 	}
@@ -177,13 +178,13 @@ func (c *Client) connect(ctx context.Context) (*conn, error) {
 // unreached says whether nobody answered, so that another way may be tried.
 func unreached(err error) bool { return errors.Is(err, sluice.Unavailable) }
 
-func (c *Client) connectTo(ctx context.Context, network, addr string) (*conn, error) {
+func (c *Client) connectTo(ctx context.Context, network, addr string, bulk bool) (*conn, error) {
 	nc, err := c.cfg.Dial(ctx, network, addr)
 	if err != nil {
 		return nil, &sluice.Error{Kind: sluice.Unavailable, Err: err}
 	}
 	stop := context.AfterFunc(ctx, func() { nc.Close() })
-	conn, err := c.establish(ctx, nc, network, addr)
+	conn, err := c.establish(ctx, nc, network, addr, bulk)
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
@@ -200,7 +201,7 @@ func (c *Client) connectTo(ctx context.Context, network, addr string) (*conn, er
 	return nil, err
 }
 
-func (c *Client) establish(ctx context.Context, nc net.Conn, network, addr string) (*conn, error) {
+func (c *Client) establish(ctx context.Context, nc net.Conn, network, addr string, bulk bool) (*conn, error) {
 	if network == "tcp" && c.cfg.TLS != nil {
 		t := tls.Client(nc, c.tlsFor(addr))
 		if err := t.HandshakeContext(ctx); err != nil {
@@ -208,7 +209,7 @@ func (c *Client) establish(ctx context.Context, nc net.Conn, network, addr strin
 		}
 		nc = t
 	}
-	conn := newConn(nc, c.cfg.MaxMessage, c.hold)
+	conn := newConn(nc, c.cfg.MaxMessage, bulk, c.hold)
 	peer, server, err := c.cfg.greet(nc, &conn.dec.in, network == "unix")
 	if err != nil {
 		return nil, err
