@@ -72,8 +72,8 @@ func (s *Store) take(ctx context.Context, d *dir, n int64) error {
 
 // place chooses the directory of a new block of the given length, from tier on, and
 // reserves need bytes in it: within a tier the one with the most free space, else one
-// where room can be made, else the next tier.
-func (s *Store) place(ctx context.Context, tier string, length int64, need func(*dir) int64) (*dir, int64, error) {
+// where room can be made, else the next tier. It never chooses except.
+func (s *Store) place(ctx context.Context, tier string, length int64, except *dir, need func(*dir) int64) (*dir, int64, error) {
 	var asked []*dir
 	for t, cfg := range s.cfg.Tiers {
 		if tier != "" && cfg.Name != tier {
@@ -82,7 +82,7 @@ func (s *Store) place(ctx context.Context, tier string, length int64, need func(
 		tier = "" // and the tiers below it
 		var fit []*dir
 		for _, d := range s.dirs {
-			if d.tier == t && d.fits(fullCharge(length, d.unit)) {
+			if d.tier == t && d != except && d.fits(fullCharge(length, d.unit)) {
 				fit = append(fit, d)
 			}
 		}

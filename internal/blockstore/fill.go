@@ -88,7 +88,7 @@ func (s *Store) fillable(ctx context.Context, id sluice.BlockID, length, page in
 // create makes a block with the given page charged, and its file. It returns nil
 // where somebody else did meanwhile.
 func (s *Store) create(ctx context.Context, id sluice.BlockID, length, page int64) (*block, error) {
-	d, n, err := s.place(ctx, "", length, func(d *dir) int64 { return d.pageCharge(length, page) })
+	d, n, err := s.place(ctx, "", length, nil, func(d *dir) int64 { return d.pageCharge(length, page) })
 	if err != nil {
 		return nil, err
 	}

@@ -51,12 +51,15 @@ func (e *MissingError) Error() string {
 // that were asked.
 type SpaceError struct {
 	Need                            int64 // bytes
-	Quota                           int64
+	Quota                           int64 // of the directories large enough for the block; 0 where none is
 	Pinned, Unpersisted, Held, Open int64 // bytes that may not be dropped, by reason
 }
 
 // Error says what holds the space and what to do.
 func (e *SpaceError) Error() string {
+	if e.Quota == 0 {
+		return fmt.Sprintf("no directory in service is large enough for %d bytes: raise a quota or use smaller blocks", e.Need)
+	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "no room for %d bytes in a quota of %d, and nothing that may be dropped: %d bytes are pinned, %d exist only here, %d are in use",
 		e.Need, e.Quota, e.Pinned, e.Unpersisted, e.Held+e.Open)

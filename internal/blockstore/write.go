@@ -83,16 +83,57 @@ func (s *Store) unwrite(id sluice.BlockID) {
 // open finds room for the first bytes and makes the file.
 func (w *BlockWriter) open(ctx context.Context) error {
 	size := max(w.opts.Size, 1)
-	d, n, err := w.store.place(ctx, w.opts.Tier, size, func(d *dir) int64 { return d.pageCharge(size, 0) })
+	d, n, err := w.store.place(ctx, w.opts.Tier, size, nil, func(d *dir) int64 { return d.pageCharge(size, 0) })
 	if err != nil {
 		return err
 	}
-	w.home, w.reserved, w.gen = d, n, d.gen()
-	w.path = newBlock(w.id, 1, w.gen, d).path()
-	if w.file, err = w.store.cfg.Disk.Open(w.path, CreateNew); err != nil {
+	return w.enter(d, n)
+}
+
+// enter makes the file in d, where n bytes are reserved for it.
+func (w *BlockWriter) enter(d *dir, n int64) error {
+	gen := d.gen()
+	path := newBlock(w.id, 1, gen, d).path()
+	f, err := w.store.cfg.Disk.Open(path, CreateNew)
+	if err != nil {
 		d.release(n)
 		return w.store.trouble(d, nil, fmt.Errorf("create block file: %w", err))
 	}
+	w.home, w.gen, w.path, w.file, w.reserved, w.extended = d, gen, path, f, n, 0
+	return nil
+}
+
+// move takes what was written to another directory that has room up to end.
+func (w *BlockWriter) move(ctx context.Context, end int64) error {
+	size := max(w.opts.Size, end)
+	d, n, err := w.store.place(ctx, "", size, w.home, func(d *dir) int64 {
+		if d.huge {
+			return roundUp(end, hugePage) // the most that extend will ask for
+		}
+		return roundUp(end, d.unit)
+	})
+	if err != nil {
+		return err
+	}
+	old := *w
+	if err := w.enter(d, n); err != nil {
+		return err
+	}
+	buf := make([]byte, sluice.PageSize)
+	for off := int64(0); off < w.written && err == nil; off += sluice.PageSize {
+		piece := buf[:min(sluice.PageSize, w.written-off)]
+		if _, err = old.file.ReadAt(piece, off); err != nil {
+			err = w.store.trouble(old.home, nil, fmt.Errorf("read block: %w", err))
+		} else if _, err = w.file.WriteAt(piece, off); err != nil {
+			err = w.store.trouble(w.home, nil, fmt.Errorf("write block: %w", err))
+		}
+	}
+	if err != nil {
+		w.discard()
+		*w = old
+		return err
+	}
+	old.discard()
 	return nil
 }
 
@@ -139,7 +180,10 @@ func (w *BlockWriter) extend(ctx context.Context, end int64) error {
 	}
 	if need := roundUp(length, w.home.unit); need > w.reserved {
 		if err := w.store.take(ctx, w.home, need-w.reserved); err != nil {
-			return err
+			if sluice.KindOf(err) != sluice.NoSpace || w.move(ctx, end) != nil {
+				return err
+			}
+			return w.extend(ctx, end)
 		}
 		w.reserved = need
 	}
@@ -286,14 +330,20 @@ func (w *BlockWriter) Abort() error {
 		return nil
 	}
 	w.ended = true
+	w.discard()
+	w.store.unwrite(w.id)
+	return nil
+}
+
+// discard removes the file and gives its space back.
+func (w *BlockWriter) discard() {
 	w.file.Close()
-	// The index may know the block if only its sync failed.
-	var entry [frameSize + maxBody]byte
 	if !w.home.out() {
+		// The index may know the block if only its sync failed; the file is an orphan if
+		// this fails, which the next start removes.
+		var entry [frameSize + maxBody]byte
 		w.home.log.append(appendRecord(entry[:0], &record{kind: recDrop, gen: w.gen}), false)
 		w.store.cfg.Disk.Remove(w.path)
 	}
 	w.home.release(w.reserved)
-	w.store.unwrite(w.id)
-	return nil
 }
