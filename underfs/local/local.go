@@ -106,6 +106,9 @@ type Store struct {
 
 // open opens dir as a store.
 func open(dir string, durable bool) (*Store, error) {
+	if fi, err := os.Stat(dir); err == nil && !fi.IsDir() {
+		return nil, underfs.Failf("open store", "", sluice.NotDirectory, "%s is a file", dir)
+	}
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return nil, fail("open store", "", err)

@@ -68,7 +68,7 @@ func badCertificate(err error) bool {
 	_, unknown := errors.AsType[x509.UnknownAuthorityError](err)
 	_, host := errors.AsType[x509.HostnameError](err)
 	_, record := errors.AsType[tls.RecordHeaderError](err)
-	return verify || unknown || host || record
+	return verify || unknown || host || record || errors.Is(err, http.ErrSchemeMismatch)
 }
 
 // kind returns the kind of an error of minio-go and what to do about it.
@@ -118,7 +118,7 @@ func (s *Store) kind(err error) (sluice.Kind, string) {
 // kindOfCode decides by the service's code where that says more than the status.
 func (s *Store) kindOfCode(r minio.ErrorResponse) (sluice.Kind, string, bool) {
 	switch r.Code {
-	case "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken", "TokenRefreshRequired", "InvalidSecurity":
+	case "InvalidAccessKeyId", "SignatureDoesNotMatch", "NoSuchUser", "XAdminUserNotFound", "InvalidToken", "ExpiredToken", "TokenRefreshRequired", "InvalidSecurity":
 		return sluice.Unauthenticated, "check secrets access_key, secret_key and session_token", true
 	case "RequestTimeTooSkewed":
 		return sluice.Unauthenticated, "set this machine's clock", true

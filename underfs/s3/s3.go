@@ -146,8 +146,11 @@ func read(cfg underfs.Config) (settings, error) {
 		set.prefix += "/"
 	}
 	p := properties(cfg.Properties)
-	set.host, set.secure, err = endpoint(p["endpoint"], p.boolean("insecure", false, &err))
+	insecure := p.boolean("insecure", false, &err)
 	if err != nil {
+		return set, err
+	}
+	if set.host, set.secure, err = endpoint(p["endpoint"], insecure); err != nil {
 		return set, err
 	}
 	set.region = cmp.Or(p["region"], os.Getenv("AWS_REGION"), os.Getenv("AWS_DEFAULT_REGION"), "us-east-1")
