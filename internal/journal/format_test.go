@@ -185,6 +185,9 @@ func TestReadLog(t *testing.T) {
 		want = append(want, fmt.Sprintf("%0900d", i))
 		propose(t, j, want[i])
 	}
+	if _, err := ReadLog(fs, cfg.Dir, func(Entry) error { return nil }); !errors.Is(err, sluice.Busy) {
+		t.Errorf("the log of a running master: got %v, want busy", err)
+	}
 	must(t, j.Close())
 	var got []string
 	next := sluice.Index(1)

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -21,16 +22,37 @@ const (
 // of who holds it.
 func lockDir(fs vfs.FS, dir string) (io.Closer, error) {
 	lock, err := fs.Lock(fs.PathJoin(dir, lockName))
-	owner := fs.PathJoin(dir, ownerName)
 	if err != nil {
-		who := "another process"
-		if b, err := readFile(fs, owner); err == nil && len(b) > 0 {
-			who = strings.TrimSpace(string(b[:min(len(b), 200)]))
-		}
-		return nil, &sluice.Error{Op: "open journal", Kind: sluice.Busy, Err: fmt.Errorf("%s is in use by %s: stop that master first (%w)", dir, who, err)}
+		return nil, inUse(fs, dir, err)
 	}
-	_ = writeOwner(fs, owner) // a courtesy that a full disk may refuse
+	_ = writeOwner(fs, fs.PathJoin(dir, ownerName)) // a courtesy that a full disk may refuse
 	return lock, nil
+}
+
+// inUse is the error for a directory that is locked.
+func inUse(fs vfs.FS, dir string, cause error) error {
+	who := "another process"
+	if b, err := readFile(fs, fs.PathJoin(dir, ownerName)); err == nil && len(b) > 0 {
+		who = strings.TrimSpace(string(b[:min(len(b), 200)]))
+	}
+	return &sluice.Error{Op: "open journal", Kind: sluice.Busy, Err: fmt.Errorf("%s is in use by %s: stop that master first (%w)", dir, who, cause)}
+}
+
+// claim keeps masters off dir while it is read. Where nothing was ever locked, or the
+// files may only be read (a copy), there is nothing to claim.
+func claim(fs vfs.FS, dir string) (release func(), err error) {
+	path := fs.PathJoin(dir, lockName)
+	if _, err := fs.Stat(path); err != nil {
+		return func() {}, nil
+	}
+	lock, err := fs.Lock(path)
+	if err == nil {
+		return func() { _ = lock.Close() }, nil
+	}
+	if _, ok := errors.AsType[*os.PathError](err); ok { // it could not even be opened
+		return func() {}, nil
+	}
+	return nil, inUse(fs, dir, err)
 }
 
 // writeOwner says who this process is. It is for people; nothing is decided by it.

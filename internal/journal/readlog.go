@@ -24,10 +24,15 @@ type Report struct {
 }
 
 // ReadLog calls fn for the entries of the log in dir, in order, until it fails. It
-// changes nothing and may be used on a copy; on the files of a running master it may
-// find a torn end that is none. An error of kind Corrupt says where the files are
-// damaged; the report then covers, and fn has seen, what lies before that.
+// changes nothing and may be used on a copy. Errors: Busy while a master runs on dir;
+// NotFound; Corrupt, which says where the files are damaged: the report then covers,
+// and fn has seen, what lies before that.
 func ReadLog(fs vfs.FS, dir string, fn func(Entry) error) (Report, error) {
+	release, err := claim(fs, dir)
+	if err != nil {
+		return Report{}, err
+	}
+	defer release()
 	img, damage := readImage(fs, dir)
 	if img == nil {
 		return Report{}, sluice.Wrap("read journal", "", damage)
