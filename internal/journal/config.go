@@ -15,6 +15,7 @@ import (
 // The defaults of [Config].
 const (
 	DefaultFlushEntries  = 10_000
+	DefaultFlushBytes    = 4 << 20
 	DefaultFlushInterval = 5 * time.Second
 	DefaultSegmentBytes  = 16 << 20
 	DefaultMaxEntry      = 4 << 20
@@ -38,6 +39,7 @@ type Config struct {
 	Rand    rand.Source  // of the salts of segments; nil is the runtime's
 
 	FlushEntries  int           // the Machine is flushed after so many entries; 0 is 10,000
+	FlushBytes    int           // or after entries of so many bytes; 0 is 4 MiB
 	FlushInterval time.Duration // or after so long, when there is something; 0 is 5 s
 	KeepEntries   int           // kept below what is durable, for members that lag; 0 is 1,000
 	SegmentBytes  int64         // size of a file of the log; 0 is 16 MiB
@@ -59,7 +61,7 @@ func (c Config) Validate() error {
 		err = errors.New("the node id is 0: members count from 1")
 	case c.Machine == nil:
 		err = errors.New("there is no machine to drive")
-	case c.FlushEntries < 0 || c.FlushInterval < 0 || c.KeepEntries < 0 || c.MaxInflight < 0 || c.Tick < 0:
+	case c.FlushEntries < 0 || c.FlushBytes < 0 || c.FlushInterval < 0 || c.KeepEntries < 0 || c.MaxInflight < 0 || c.Tick < 0:
 		err = errors.New("a bound is negative: give a positive one, or 0 for its default")
 	case c.SegmentBytes != 0 && (c.SegmentBytes < MinSegmentBytes || c.SegmentBytes > MaxSegmentBytes):
 		err = fmt.Errorf("segments of %d bytes: give %d to %d, or 0 for %d", c.SegmentBytes, MinSegmentBytes, MaxSegmentBytes, DefaultSegmentBytes)
@@ -83,6 +85,7 @@ func (c Config) filled() Config {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	fill(&c.FlushEntries, DefaultFlushEntries)
+	fill(&c.FlushBytes, DefaultFlushBytes)
 	fill(&c.FlushInterval, DefaultFlushInterval)
 	fill(&c.KeepEntries, 1000)
 	fill(&c.SegmentBytes, DefaultSegmentBytes)

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -169,3 +172,47 @@ func TestMachineCannotFlush(t *testing.T) {
 type stuck struct{ *tape }
 
 func (stuck) Flush() (sluice.Index, error) { return 0, sluice.NoSpace }
+
+// TestHalt: a machine that must not go on stops the journal, and what came after is
+// not applied.
+func TestHalt(t *testing.T) {
+	m := &picky{tape: &tape{}}
+	j := mustOpen(t, config(vfs.NewMem(), m))
+	propose(t, j, "known")
+	if _, err := j.Propose(context.Background(), []byte("unknown")); !errors.Is(err, sluice.UnknownOutcome) {
+		t.Errorf("got %v, want unknown outcome", err)
+	}
+	<-j.Done()
+	if err := j.Status().Err; !errors.Is(err, sluice.Unsupported) {
+		t.Errorf("Status: got %v, want the machine's error", err)
+	}
+	must(t, j.Close())
+	m.check(t, []string{"known"})
+}
+
+// picky is a tape that knows all commands but one.
+type picky struct{ *tape }
+
+func (p *picky) Apply(e Entry) any {
+	if string(e.Data) == "unknown" {
+		return Halt{sluice.Unsupported}
+	}
+	return p.tape.Apply(e)
+}
+
+// TestLittleRoom: on a real disk with less free than wanted, the master starts and
+// answers reads, and takes no changes.
+func TestLittleRoom(t *testing.T) {
+	cfg := Config{Dir: filepath.Join(t.TempDir(), "a", "b"), Cluster: "test", Node: 1, Machine: &tape{}, MinFree: 1 << 62}
+	j := mustOpen(t, cfg)
+	if _, err := j.Propose(context.Background(), []byte("x")); !errors.Is(err, sluice.ReadOnly) {
+		t.Errorf("got %v, want read-only", err)
+	}
+	if _, err := j.ReadBarrier(context.Background()); err != nil {
+		t.Error(err)
+	}
+	if _, err := Open(context.Background(), cfg); !errors.Is(err, sluice.Busy) || !strings.Contains(err.Error(), fmt.Sprint("process ", os.Getpid())) {
+		t.Errorf("a second opener: got %v, want busy and who it is", err)
+	}
+	must(t, j.Close())
+}

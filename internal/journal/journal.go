@@ -34,7 +34,8 @@ type Entry struct {
 type Machine interface {
 	// Apply carries out an entry and returns the answer for its proposer. One
 	// goroutine calls it, in the order of the log, without a gap. An entry at or
-	// below Applied must be ignored.
+	// below Applied must be ignored. An answer of type Halt stops this member before
+	// anything later is applied.
 	Apply(e Entry) any
 	// Applied returns the index of the last entry applied. It may be called at any
 	// time from any goroutine. Right after a start it says what survived.
@@ -43,6 +44,10 @@ type Machine interface {
 	// index that is durable. It is called beside Apply, by one goroutine.
 	Flush() (sluice.Index, error)
 }
+
+// Halt is what a Machine answers when it must not go on: an entry that this version
+// does not know, or a state that differs from the other members'.
+type Halt struct{ Err error }
 
 // Status says how a journal stands.
 type Status struct {

@@ -91,6 +91,7 @@ func openStore(cfg Config, applied sluice.Index) (*store, error) {
 		s.close()
 		return nil, err
 	}
+	s.probe()
 	return s, nil
 }
 

@@ -2,6 +2,7 @@ package journal
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -98,7 +99,7 @@ func (j *Journal) write(jobs []appendJob, probe <-chan time.Time) bool {
 
 // applier drives the Machine.
 func (j *Journal) applier() {
-	unflushed := 0
+	unflushed, bytes := 0, 0
 	var jobs []applyJob
 	for {
 		select {
@@ -116,13 +117,16 @@ func (j *Journal) applier() {
 				}
 			}
 			for _, e := range job.message.Entries {
-				j.apply(e)
+				if !j.apply(e) {
+					return
+				}
+				unflushed++
+				bytes += len(e.Data)
 			}
 			j.inbox.put(job.message.Responses)
-			unflushed += len(job.message.Entries)
 		}
-		if unflushed >= j.cfg.FlushEntries {
-			unflushed = 0
+		if unflushed >= j.cfg.FlushEntries || bytes >= j.cfg.FlushBytes {
+			unflushed, bytes = 0, 0
 			select {
 			case j.flush <- struct{}{}:
 			default:
@@ -131,13 +135,17 @@ func (j *Journal) applier() {
 	}
 }
 
-// apply applies one entry and answers who waits for it.
-func (j *Journal) apply(e raftpb.Entry) {
+// apply applies one entry, answers who waits for it, and says whether to go on.
+func (j *Journal) apply(e raftpb.Entry) bool {
 	entry := Entry{Index: sluice.Index(e.Index), Term: sluice.Term(e.Term)}
 	if e.Type == raftpb.EntryNormal {
 		entry.Data = e.Data
 	}
 	value := j.cfg.Machine.Apply(entry)
+	if h, ok := value.(Halt); ok {
+		j.fail(fmt.Errorf("entry %d of term %d: %w", e.Index, e.Term, h.Err))
+		return false
+	}
 	j.mu.Lock()
 	p := j.waiting[e.Index]
 	delete(j.waiting, e.Index)
@@ -166,4 +174,5 @@ func (j *Journal) apply(e raftpb.Entry) {
 	for _, b := range ready {
 		b.answer <- answer{index: b.index}
 	}
+	return true
 }
