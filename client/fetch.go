@@ -1,0 +1,179 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/sluicefs/sluice"
+)
+
+// fanOut is how many pieces of one large read are under way at once.
+const fanOut = 4
+
+// readRemote fills p, which lies in the file, through workers: large reads as several
+// pieces at once. It returns how many bytes are good.
+func (h *handle) readRemote(ctx context.Context, p []byte, off int64) (int, error) {
+	if len(p) <= 2*pieceSize {
+		return h.readBlocks(ctx, p, off)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	pieces := (len(p) + pieceSize - 1) / pieceSize
+	errs := make([]error, pieces)
+	got := make([]int, pieces)
+	var wg sync.WaitGroup
+	turn := make(chan struct{}, fanOut)
+	for i := range pieces {
+		turn <- struct{}{}
+		if ctx.Err() != nil {
+			break
+		}
+		wg.Go(func() {
+			defer func() { <-turn }()
+			part := p[i*pieceSize : min((i+1)*pieceSize, len(p))]
+			if got[i], errs[i] = h.readBlocks(ctx, part, off+int64(i*pieceSize)); errs[i] != nil {
+				cancel() // what lies behind cannot be good any more
+			}
+		})
+	}
+	wg.Wait()
+	n := 0
+	var cancelled error
+	for i := range pieces {
+		n += got[i]
+		if errs[i] != nil && !errors.Is(errs[i], sluice.Cancelled) {
+			return n, errs[i]
+		}
+		if cancelled == nil {
+			cancelled = errs[i]
+		}
+		if got[i] < min(pieceSize, len(p)-i*pieceSize) {
+			for _, err := range errs[i:] { // the failure behind that made this one end
+				if err != nil && !errors.Is(err, sluice.Cancelled) {
+					return n, err
+				}
+			}
+			break
+		}
+	}
+	return n, cancelled
+}
+
+// readBlocks fills p block by block.
+func (h *handle) readBlocks(ctx context.Context, p []byte, off int64) (n int, err error) {
+	for n < len(p) {
+		s, ok := h.locate(off + int64(n))
+		if !ok {
+			return n, errLayout(off + int64(n))
+		}
+		want := p[n : n+int(min(int64(len(p)-n), s.length-s.off))]
+		if err := h.fetch(ctx, s, want, off+int64(n)); err != nil {
+			return n, err
+		}
+		n += len(want)
+	}
+	return n, nil
+}
+
+// fetch fills p, which lies in one block, from the first worker that can serve it, or
+// from the under store where none can and the mount allows it. at is the place in the
+// file.
+func (h *handle) fetch(ctx context.Context, s spot, p []byte, at int64) error {
+	begin, pause := time.Now(), firstPause
+	for refreshes := 0; ; {
+		o := h.access()
+		err := h.askWorkers(ctx, o, s, p)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		switch kind := sluice.KindOf(err); kind {
+		case sluice.Stale, sluice.Changed, sluice.NotFound, sluice.Unauthenticated:
+			if refreshes++; refreshes > 2 {
+				return err
+			}
+			next, rerr := h.refresh(ctx, o)
+			if rerr != nil {
+				return rerr
+			}
+			if kind == sluice.Changed && next.info.Store == o.info.Store && next.info.Key == o.info.Key {
+				return err // the master knows no other version: the store is ahead of it
+			}
+			continue
+		case sluice.Unavailable, sluice.Busy, sluice.Timeout, sluice.NoSpace, sluice.Corrupt:
+			if h.readDirect(ctx, o, p, at) == nil {
+				return nil
+			}
+			if answered(err) && kind != sluice.Busy || kind == sluice.Corrupt || time.Since(begin) >= h.c.cfg.Retry {
+				return err
+			}
+		default:
+			return err
+		}
+		if serr := sleep(ctx, h.c.dice.jitter(pause)); serr != nil {
+			return err
+		}
+		pause = min(2*pause, lastPause)
+		if next, rerr := h.refresh(ctx, o); rerr == nil { // brings the current view of the workers
+			_ = next
+		} else if errors.Is(rerr, sluice.Changed) {
+			return rerr
+		}
+	}
+}
+
+// askWorkers asks the workers in order. What is about the file itself (its version, the
+// grant) ends the search; what is about one worker goes on to the next.
+func (h *handle) askWorkers(ctx context.Context, o *opened, s spot, p []byte) error {
+	all := h.c.workers.search(s.id, o.holders)
+	if len(all) == 0 {
+		return &sluice.Error{Kind: sluice.Unavailable, Err: errors.New("there is no worker")}
+	}
+	var worst error
+	sick := false // a worker answered that the store does not: another need not ask it again
+	for i, w := range all {
+		if sick && i >= len(o.holders) {
+			break
+		}
+		_, err := w.ReadBlock(ctx, o.grant, s.id, s.off, p, o.read)
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return err
+		}
+		switch sluice.KindOf(err) {
+		case sluice.Stale, sluice.Changed, sluice.NotFound, sluice.Unauthenticated, sluice.Permission, sluice.Invalid, sluice.Archived:
+			return err
+		case sluice.Unavailable, sluice.Timeout:
+			sick = sick || answered(err)
+		case sluice.Corrupt:
+			// It was told by our check what it could not know; the second time it has looked.
+			if _, err := w.ReadBlock(ctx, o.grant, s.id, s.off, p, o.read); err == nil {
+				return nil
+			}
+		}
+		if worst == nil || rank(err) > rank(worst) {
+			worst = err
+		}
+	}
+	return worst
+}
+
+// rank says which of several workers' errors tells the most.
+func rank(err error) int {
+	switch sluice.KindOf(err) {
+	case sluice.Lost:
+		return 3
+	case sluice.Corrupt:
+		return 2
+	case sluice.Unavailable, sluice.Busy, sluice.Timeout:
+		if answered(err) {
+			return 1
+		}
+		return 0
+	default:
+		return 1
+	}
+}

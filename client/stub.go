@@ -1,0 +1,102 @@
+package client
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"os"
+
+	"github.com/sluicefs/sluice"
+	"github.com/sluicefs/sluice/internal/rpc"
+	"github.com/sluicefs/sluice/internal/wire"
+)
+
+var _ sluice.Worker = (*worker)(nil)
+
+// ReadBlock implements [sluice.BlockReader].
+func (w *worker) ReadBlock(ctx context.Context, g sluice.Grant, b sluice.BlockID, off int64, p []byte, r sluice.ReadType) (int, error) {
+	req := &wire.ReadBlockRequest{Grant: g, Block: wire.FromBlockID(b), Offset: off, Length: int64(len(p)), Read: uint32(r)}
+	n, err := w.conn.CallPayload(ctx, wire.MethodReadBlock, req, nil, rpc.Payload{Recv: p})
+	w.note(err)
+	if err == nil && n != len(p) {
+		err = &sluice.Error{Op: "read block", Kind: sluice.Internal, Err: fmt.Errorf("the worker sent %d bytes of %d", n, len(p))}
+	}
+	return n, err
+}
+
+// OpenBlock implements [sluice.BlockReader].
+func (w *worker) OpenBlock(ctx context.Context, g sluice.Grant, b sluice.BlockID) (*sluice.LocalBlock, error) {
+	f, a, err := w.openBlock(ctx, g, b)
+	if err != nil {
+		return nil, err
+	}
+	l := &sluice.LocalBlock{FD: f.Fd(), Length: a.Length, Pages: a.Pages, Sums: sums(a.Sums), Mapped: a.Mapped}
+	return l, nil
+}
+
+// openBlock is OpenBlock with the file still whole.
+func (w *worker) openBlock(ctx context.Context, g sluice.Grant, b sluice.BlockID) (*os.File, *wire.OpenBlockAnswer, error) {
+	var f *os.File
+	a := new(wire.OpenBlockAnswer)
+	_, err := w.conn.CallPayload(ctx, wire.MethodOpenBlock, &wire.OpenBlockRequest{Grant: g, Block: wire.FromBlockID(b)}, a, rpc.Payload{File: &f})
+	w.note(err)
+	if err != nil {
+		return nil, nil, err
+	}
+	if f == nil {
+		return nil, nil, &sluice.Error{Op: "open block", Kind: sluice.Unsupported, Err: fmt.Errorf("no descriptor came")}
+	}
+	return f, a, nil
+}
+
+// sums reads checksums of 4 bytes each, little endian.
+func sums(b []byte) []uint32 {
+	out := make([]uint32, len(b)/4)
+	for i := range out {
+		out[i] = binary.LittleEndian.Uint32(b[4*i:])
+	}
+	return out
+}
+
+// Write implements [sluice.BlockWriter].
+func (w *worker) Write(ctx context.Context, g sluice.Grant, off int64, p []byte) error {
+	req := &wire.WriteRequest{Grant: g, Offset: off, Checksum: checksum(p)}
+	_, err := w.conn.CallPayload(ctx, wire.MethodWrite, req, nil, rpc.Payload{Send: p})
+	w.note(err)
+	return err
+}
+
+// Seal implements [sluice.BlockWriter].
+func (w *worker) Seal(ctx context.Context, g sluice.Grant, length int64) (sluice.Sealed, error) {
+	var a wire.SealAnswer
+	err := w.conn.Call(ctx, wire.MethodSeal, &wire.SealRequest{Grant: g, Length: length}, &a)
+	w.note(err)
+	if err != nil {
+		return sluice.Sealed{}, err
+	}
+	return a.Sealed.Sluice(), nil
+}
+
+// Discard implements [sluice.BlockWriter].
+func (w *worker) Discard(ctx context.Context, g sluice.Grant) error {
+	err := w.conn.Call(ctx, wire.MethodDiscard, &wire.DiscardRequest{Grant: g}, nil)
+	w.note(err)
+	return err
+}
+
+// free drops contents from the worker's cache. It returns the bytes dropped and how many
+// contents were kept.
+func (w *worker) free(ctx context.Context, g sluice.Grant, contents ...sluice.ContentID) (bytes, kept int64, err error) {
+	var a wire.FreeAnswer
+	err = w.conn.Call(ctx, wire.MethodFree, &wire.FreeRequest{Grant: g, Contents: wire.Map(contents, wire.FromContentID)}, &a)
+	w.note(err)
+	return a.Bytes, a.Kept, err
+}
+
+// held returns how many bytes the worker has of each content.
+func (w *worker) held(ctx context.Context, g sluice.Grant, contents ...sluice.ContentID) ([]int64, error) {
+	var a wire.HeldAnswer
+	err := w.conn.Call(ctx, wire.MethodHeld, &wire.HeldRequest{Grant: g, Contents: wire.Map(contents, wire.FromContentID)}, &a)
+	w.note(err)
+	return a.Bytes, err
+}
