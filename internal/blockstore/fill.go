@@ -122,10 +122,15 @@ func (s *Store) create(ctx context.Context, id sluice.BlockID, length, page int6
 		}
 	}
 	s.opened(h, b, l, f, err)
-	if err != nil {
+	switch {
+	case err != nil:
 		s.kill(b, always)
 		s.release(b)
 		return nil, s.trouble(d, nil, fmt.Errorf("create block file: %w", err))
+	case d.out(): // it failed after it was chosen, perhaps too late to take b along
+		s.kill(b, always)
+		s.release(b)
+		return nil, fail("fill page", sluice.Unavailable, errors.New("the directory went out of service"))
 	}
 	return b, nil
 }

@@ -2,6 +2,7 @@ package blockstore
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"math/rand/v2"
 	"testing"
@@ -29,10 +30,7 @@ func pattern(seed uint64, n int64) []byte {
 	p := make([]byte, n)
 	r := rand.New(rand.NewPCG(seed, 1))
 	for i := 0; i+8 <= len(p); i += 8 {
-		v := r.Uint64()
-		for j := range 8 {
-			p[i+j] = byte(v >> (8 * j))
-		}
+		binary.LittleEndian.PutUint64(p[i:], r.Uint64())
 	}
 	for i := len(p) &^ 7; i < len(p); i++ {
 		p[i] = byte(r.Uint64())
