@@ -56,8 +56,8 @@ func (k *Keyring) String() string {
 	return fmt.Sprintf("keyring of %d, signing with key %d", len(k.keys), k.Signing())
 }
 
-// GoString is String: %#v shows no secrets either.
-func (k *Keyring) GoString() string { return k.String() }
+// Format writes String for every verb, so that none shows a secret.
+func (k *Keyring) Format(f fmt.State, _ rune) { io.WriteString(f, k.String()) }
 
 // Signing returns the id of the key that signs and seals.
 func (k *Keyring) Signing() KeyID { return k.keys[len(k.keys)-1].id }

@@ -10,7 +10,9 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
+	"fmt"
 	"io"
+	"log/slog"
 	"math/big"
 	"net"
 	"net/netip"
@@ -327,6 +329,20 @@ func TestTLS(t *testing.T) {
 	defer wrong.Close()
 	if err := wrong.Connect(t.Context()); !errors.Is(err, sluice.Unavailable) {
 		t.Errorf("an unknown certificate: got %v, want unavailable", err)
+	}
+}
+
+func TestCredentialStaysInside(t *testing.T) {
+	c := ClientConfig{Credential: Credential{Token: "tok-3n"}}
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%d", "%q"} {
+		if s := fmt.Sprintf(verb, c.Credential) + fmt.Sprintf(verb, c); strings.Contains(s, "tok-3n") {
+			t.Errorf("%s shows the token: %s", verb, s)
+		}
+	}
+	var b bytes.Buffer
+	slog.New(slog.NewJSONHandler(&b, nil)).Info("m", "c", c.Credential)
+	if strings.Contains(b.String(), "tok-3n") {
+		t.Errorf("a log line shows the token: %s", b.String())
 	}
 }
 

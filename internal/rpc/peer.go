@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"fmt"
+	"io"
 
 	"github.com/sluicefs/sluice/internal/auth"
 
@@ -68,7 +69,7 @@ func (k CredentialKind) String() string {
 type Credential struct {
 	Role   Role // zero means RoleClient
 	Keys   *auth.Keyring
-	Token  string
+	Token  string          `json:"-"`
 	User   string          // the name a client without credential gives itself
 	Worker sluice.WorkerID // of a worker
 }
@@ -85,8 +86,8 @@ func (c Credential) String() string {
 	}
 }
 
-// GoString is String: %#v shows no secrets either.
-func (c Credential) GoString() string { return c.String() }
+// Format writes String for every verb, so that none shows a secret.
+func (c Credential) Format(f fmt.State, _ rune) { io.WriteString(f, c.String()) }
 
 // Peer is who is at the other end, as far as the handshake proved it. A server reads
 // it of its callers; a client of its server (then Principal and UID are zero).

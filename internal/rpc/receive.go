@@ -64,9 +64,9 @@ func (c *conn) fill() error {
 	if cl != nil {
 		c.mu.Lock()
 		c.filling = nil
-		if cl.detached != nil {
-			close(cl.detached)
+		if done := cl.detached; done != nil {
 			cl.detached = nil
+			close(done) // cl is its caller's from here on
 		}
 		c.mu.Unlock()
 	}
