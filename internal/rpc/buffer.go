@@ -5,11 +5,9 @@ import (
 	"sync"
 )
 
-// pool keeps byte slices of powers of two between 1 KiB and 8 MiB.
+// pool keeps byte slices of powers of two between 1 KiB and 8 MiB. A client and a
+// server have one each.
 type pool struct{ classes [14]sync.Pool }
-
-// buffers is shared by all connections: it holds memory and no state.
-var buffers pool
 
 const poolSmallest = 10 // the logarithm of the smallest class
 

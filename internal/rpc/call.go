@@ -59,7 +59,7 @@ func (c *conn) roundTrip(ctx context.Context, cl *call, m Method, req Message, i
 	if err != nil {
 		return 0, err
 	}
-	return cl.result()
+	return c.result(cl)
 }
 
 // check refuses what the server would refuse by ending the connection.
@@ -177,8 +177,8 @@ func (l *line) writePiece(call uint64, p []byte, sums []uint32) error {
 			return err
 		})
 	}
-	buf := buffers.get(len(head) + len(p) + len(tail))
-	defer buffers.put(buf)
+	buf := l.buffers.get(len(head) + len(p) + len(tail))
+	defer l.buffers.put(buf)
 	b := append(append(append(buf[:0], head...), p...), tail...)
 	return l.write(b)
 }

@@ -72,6 +72,8 @@ type Client struct {
 	bulk   []*slot
 	peer   atomic.Pointer[Peer]
 
+	buffers pool
+
 	mu     sync.Mutex
 	active int           // guarded by mu: calls and goroutines
 	over   bool          // guarded by mu: Close was called

@@ -72,14 +72,14 @@ const window = 4 << 20
 // idleCheck is how long a connection may lie unused before it is looked at first.
 const idleCheck = time.Second
 
-func newConn(nc net.Conn, maxMessage int, bulk bool, hold func(func())) *conn {
+func newConn(nc net.Conn, maxMessage int, bulk bool, buffers *pool, hold func(func())) *conn {
 	c := &conn{nc: nc, hold: hold, calls: make(map[uint64]*call)}
 	c.dec = newDecoder(nil, maxMessage)
 	c.dec.in.read = receiver(nc, &c.dec.in)
 	if bulk {
 		c.dec.ahead = bulkAhead
 	}
-	c.line = newLine(nc, c.fail, hold)
+	c.line = newLine(nc, buffers, c.fail, hold)
 	c.parked.next, c.parked.prev = &c.parked, &c.parked
 	c.used.Store(time.Now().UnixNano())
 	return c

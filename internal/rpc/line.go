@@ -14,8 +14,9 @@ import (
 // finds the line free writes the queue, also what others put there meanwhile, with one
 // system call. Who sends a piece of payload takes the line for itself.
 type line struct {
-	conn net.Conn
-	raw  rawSender // sendfile and descriptors; zero where the connection cannot
+	conn    net.Conn
+	buffers *pool
+	raw     rawSender // sendfile and descriptors; zero where the connection cannot
 	// token holds one element while somebody writes. Whoever gives it back looks at the
 	// queue again, so that nothing put there meanwhile stays behind.
 	token   chan struct{}
@@ -38,8 +39,8 @@ const (
 	queueKeep = 256 << 10
 )
 
-func newLine(conn net.Conn, onFail func(error), spawn func(func())) *line {
-	return &line{conn: conn, raw: newRawSender(conn), token: make(chan struct{}, 1), onFail: onFail, spawn: spawn}
+func newLine(conn net.Conn, buffers *pool, onFail func(error), spawn func(func())) *line {
+	return &line{conn: conn, buffers: buffers, raw: newRawSender(conn), token: make(chan struct{}, 1), onFail: onFail, spawn: spawn}
 }
 
 // errNotSent marks a frame of which no byte has left.
@@ -67,8 +68,8 @@ func (l *line) put(kind frameType, h *header, m Message) (int, error) {
 }
 
 func (l *line) putLarge(kind frameType, h *header, m Message, size int) (int, error) {
-	buf := buffers.get(size + maxHeader + prefixSize)
-	defer buffers.put(buf)
+	buf := l.buffers.get(size + maxHeader + prefixSize)
+	defer l.buffers.put(buf)
 	b, err := appendMessage(buf[:0], kind, h, m, size)
 	if err != nil {
 		return 0, err

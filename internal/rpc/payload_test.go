@@ -150,7 +150,7 @@ func TestDamagedUpload(t *testing.T) {
 	c.line.putPiece(cl.id, []byte("abcd"), []uint32{1})
 	c.line.flush(false)
 	c.wait(t.Context(), cl)
-	if _, err := cl.result(); !errors.Is(err, sluice.Corrupt) {
+	if _, err := c.result(cl); !errors.Is(err, sluice.Corrupt) {
 		t.Fatalf("got %v, want corrupt", err)
 	}
 }

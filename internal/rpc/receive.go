@@ -132,7 +132,7 @@ func (c *conn) answer(own *call) error {
 	case cl == own:
 		cl.err = decode(cl.resp, c.dec.body) // nobody else uses it: no copy is needed
 	case cl.resp != nil:
-		cl.body = buffers.get(len(c.dec.body))
+		cl.body = c.line.buffers.get(len(c.dec.body))
 		copy(cl.body, c.dec.body)
 	}
 	c.completeLocked(cl)
@@ -140,12 +140,12 @@ func (c *conn) answer(own *call) error {
 }
 
 // result takes what came for a call that wait has returned for.
-func (cl *call) result() (int, error) {
+func (c *conn) result(cl *call) (int, error) {
 	if cl.body != nil {
 		if cl.err == nil {
 			cl.err = decode(cl.resp, cl.body)
 		}
-		buffers.put(cl.body)
+		c.line.buffers.put(cl.body)
 		cl.body = nil
 	}
 	return cl.got, cl.err

@@ -150,8 +150,8 @@ func (r *Request) SendFile(f *os.File, off, n int64, sums []uint32) error {
 
 // copyFile sends a file by way of a buffer.
 func (r *Request) copyFile(f *os.File, off, n int64, sums []uint32) error {
-	buf := buffers.get(int(min(n, PieceSize)))
-	defer buffers.put(buf)
+	buf := r.c.line.buffers.get(int(min(n, PieceSize)))
+	defer r.c.line.buffers.put(buf)
 	for n > 0 {
 		p := buf[:min(n, PieceSize)]
 		if _, err := f.ReadAt(p, off); err != nil {
@@ -350,10 +350,10 @@ func (r *Request) finish() {
 	leave := c.draining && len(c.requests) == 0
 	c.mu.Unlock()
 	if r.pooled {
-		buffers.put(r.body)
+		c.line.buffers.put(r.body)
 	}
 	if r.payload != nil {
-		buffers.put(r.payload)
+		c.line.buffers.put(r.payload)
 	}
 	r.body, r.payload, r.file = nil, nil, nil
 	c.limit.release(r.size)

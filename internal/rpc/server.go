@@ -103,6 +103,7 @@ type Server struct {
 	cfg     ServerConfig
 	handler Handler
 	limit   limiter
+	buffers pool
 	quit    chan struct{} // closed by Shutdown: stop listening
 	wg      sync.WaitGroup
 

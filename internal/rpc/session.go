@@ -47,7 +47,7 @@ func newSession(s *Server, nc net.Conn) *session {
 	}
 	c.limit.maxRequests, c.limit.maxBytes = s.cfg.MaxRequestsPerConn, s.cfg.MaxBytesPerConn
 	c.dec = newDecoder(nc.Read, s.cfg.MaxMessage)
-	c.line = newLine(nc, func(error) { nc.Close() }, s.wg.Go)
+	c.line = newLine(nc, &s.buffers, func(error) { nc.Close() }, s.wg.Go)
 	return c
 }
 
@@ -137,11 +137,11 @@ func (c *session) request(h *header) error {
 	if len(c.dec.own) > 0 {
 		r.body = c.dec.body // a buffer of its own
 	} else {
-		r.body = append(buffers.get(max(1, len(c.dec.body)))[:0], c.dec.body...)
+		r.body = append(c.line.buffers.get(max(1, len(c.dec.body)))[:0], c.dec.body...)
 		r.pooled = true
 	}
 	if h.send > 0 {
-		r.payload = buffers.get(int(h.send))
+		r.payload = c.line.buffers.get(int(h.send))
 		c.uploads[r.id] = r
 		return nil
 	}

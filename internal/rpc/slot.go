@@ -209,7 +209,7 @@ func (c *Client) establish(ctx context.Context, nc net.Conn, network, addr strin
 		}
 		nc = t
 	}
-	conn := newConn(nc, c.cfg.MaxMessage, bulk, c.hold)
+	conn := newConn(nc, c.cfg.MaxMessage, bulk, &c.buffers, c.hold)
 	peer, server, err := c.cfg.greet(nc, &conn.dec.in, network == "unix")
 	if err != nil {
 		return nil, err
