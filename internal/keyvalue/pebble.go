@@ -137,6 +137,9 @@ func scan(r pebble.Reader, lo, hi []byte) Iterator {
 	if hi != nil && bytes.Compare(lo, hi) >= 0 {
 		return &pebbleIterator{}
 	}
+	if len(lo) == 0 {
+		lo = nil // Pebble's own checks trip over a bound that is empty and not nil
+	}
 	it, err := r.NewIter(&pebble.IterOptions{LowerBound: lo, UpperBound: hi})
 	return &pebbleIterator{it: it, err: storeError("scan", err)}
 }
