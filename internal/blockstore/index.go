@@ -41,6 +41,7 @@ type indexLog struct {
 	end     int64  // where the next record goes
 	base    int64  // the size after the last compaction
 	nextGen uint64 // above every generation in the log
+	slack   int64  // bytes the log may grow beyond twice base
 }
 
 type batch struct {
@@ -50,7 +51,7 @@ type batch struct {
 	err  error
 }
 
-// compactSlack is how many bytes the log may grow beyond twice its live size.
+// compactSlack is the usual slack.
 const compactSlack = 1 << 20
 
 // append writes encoded records and, where sync is set, makes them durable. It
@@ -99,7 +100,7 @@ func (l *indexLog) write(b *batch) error {
 	}
 	l.end += int64(len(b.data))
 	l.grown(l.end)
-	if n := l.end; n > 2*l.base+compactSlack && l.room(n) {
+	if n := l.end; n > 2*l.base+l.slack && l.room(n) {
 		err := l.compact()
 		l.room(-n)
 		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {

@@ -31,32 +31,29 @@ func (m *model) block(n int) (sluice.BlockID, []byte) {
 // Random operations and restarts: the books agree with the disk's own figures after
 // every step, and what was filled is read back.
 func TestModel(t *testing.T) {
-	for _, huge := range []bool{false, true} {
-		bytes := pattern(1, 4*sluice.PageSize)
-		t.Run(fmt.Sprintf("huge=%v", huge), func(t *testing.T) {
-			rapid.Check(t, func(r *rapid.T) {
-				m := &model{bytes: bytes, disk: NewMemDisk(MemDiskConfig{Volatile: huge, Huge: huge}), present: map[sluice.BlockID]map[int64]bool{}}
-				m.open(r)
-				block := rapid.IntRange(0, 20)
-				r.Repeat(map[string]func(*rapid.T){
-					"fill":    func(r *rapid.T) { m.fill(r, block.Draw(r, "block"), rapid.Int64Range(0, 2).Draw(r, "page")) },
-					"write":   func(r *rapid.T) { m.write(r, block.Draw(r, "block"), rapid.Bool().Draw(r, "only")) },
-					"delete":  func(r *rapid.T) { m.remove(block.Draw(r, "block")) },
-					"open":    func(r *rapid.T) { m.hold(block.Draw(r, "block")) },
-					"close":   func(r *rapid.T) { m.letGo() },
-					"pin":     func(r *rapid.T) { m.pin(r, block.Draw(r, "block"), rapid.Bool().Draw(r, "on")) },
-					"restart": func(r *rapid.T) { m.restart(r) },
-					"read":    func(r *rapid.T) { m.read(r) },
-					"":        func(r *rapid.T) { m.check(r) },
-				})
-				m.read(r)
-				for len(m.handles) > 0 {
-					m.letGo()
-				}
-				m.store.Close()
-			})
+	bytes := pattern(1, 4*sluice.PageSize)
+	rapid.Check(t, func(r *rapid.T) {
+		huge := rapid.Bool().Draw(r, "huge")
+		m := &model{bytes: bytes, disk: NewMemDisk(MemDiskConfig{Volatile: huge, Huge: huge}), present: map[sluice.BlockID]map[int64]bool{}}
+		m.open(r)
+		block := rapid.IntRange(0, 20)
+		r.Repeat(map[string]func(*rapid.T){
+			"fill":    func(r *rapid.T) { m.fill(r, block.Draw(r, "block"), rapid.Int64Range(0, 2).Draw(r, "page")) },
+			"write":   func(r *rapid.T) { m.write(r, block.Draw(r, "block"), rapid.Bool().Draw(r, "only")) },
+			"delete":  func(r *rapid.T) { m.remove(block.Draw(r, "block")) },
+			"open":    func(r *rapid.T) { m.hold(block.Draw(r, "block")) },
+			"close":   func(r *rapid.T) { m.letGo() },
+			"pin":     func(r *rapid.T) { m.pin(r, block.Draw(r, "block"), rapid.Bool().Draw(r, "on")) },
+			"restart": func(r *rapid.T) { m.restart(r) },
+			"read":    func(r *rapid.T) { m.read(r) },
+			"":        func(r *rapid.T) { m.check(r) },
 		})
-	}
+		m.read(r)
+		for len(m.handles) > 0 {
+			m.letGo()
+		}
+		m.store.Close()
+	})
 }
 
 func (m *model) open(r *rapid.T) {

@@ -183,7 +183,7 @@ func (s *Store) openDir(d *dir) ([]*block, error) {
 // openIndex reads or makes the index of a directory.
 func (s *Store) openIndex(d *dir) (known map[uint64]*block, order []*block, err error) {
 	disk := s.cfg.Disk
-	l := &indexLog{disk: disk, dir: d.path, volatile: d.volatile, grown: d.grown, room: d.room}
+	l := &indexLog{disk: disk, dir: d.path, volatile: d.volatile, grown: d.grown, room: d.room, slack: compactSlack}
 	d.log = l
 	if err := disk.Remove(d.path + "/" + indexFresh); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, err
