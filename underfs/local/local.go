@@ -98,6 +98,7 @@ type Store struct {
 	entries bool // an fsync of a new file makes its name durable too
 	serial  atomic.Uint64
 	owners  owners
+	syncs   syncs
 
 	mu       sync.Mutex
 	closed   bool        // guarded by mu

@@ -345,22 +345,6 @@ func (s *Store) parents(n string) error {
 	return s.syncDir(path.Dir(dir))
 }
 
-// syncDir makes the names in directory n durable.
-func (s *Store) syncDir(n string) error {
-	if !s.durable {
-		return nil
-	}
-	d, err := s.root.Open(n)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	if err := d.Sync(); err != nil && !errors.Is(err, syscall.EINVAL) { // EINVAL: it has nothing to sync
-		return err
-	}
-	return nil
-}
-
 // AbortPrepared implements underfs.Completer.
 func (s *Store) AbortPrepared(ctx context.Context, key underfs.Key, p sluice.Prepared) error {
 	if err := ctx.Err(); err != nil {

@@ -276,7 +276,7 @@ func (s *Store) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	for id, object := range left {
-		_ = s.core.AbortMultipartUpload(ctx, s.bucket, object, id)
+		_ = s.parts.AbortMultipartUpload(ctx, s.bucket, object, id)
 	}
 	s.transport.base.CloseIdleConnections()
 	return nil

@@ -4,6 +4,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -153,9 +154,10 @@ func TestCredentialChain(t *testing.T) {
 }
 
 func TestCustomCA(t *testing.T) {
-	ts := httptest.NewTLSServer(&synthetic{keys: []string{"k"}})
+	ts := httptest.NewUnstartedServer(&synthetic{keys: []string{"k"}})
+	ts.Config.ErrorLog = log.New(io.Discard, "", 0) // of the handshake that must fail
+	ts.StartTLS()
 	t.Cleanup(ts.Close)
-	ts.Config.ErrorLog = nil
 	ca := filepath.Join(t.TempDir(), "ca.pem")
 	if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ts.Certificate().Raw}), 0o600); err != nil {
 		t.Fatal(err)

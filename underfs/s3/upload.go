@@ -459,9 +459,10 @@ func (s *Store) AbortPrepared(ctx context.Context, key underfs.Key, p sluice.Pre
 	return s.abort(ctx, key, p.Upload)
 }
 
-// abort aborts a multipart upload; one that is gone is fine.
+// abort aborts a multipart upload; one that is gone is fine. It is tried several times:
+// services fail it while they still take a part that was cut off.
 func (s *Store) abort(ctx context.Context, key underfs.Key, id string) error {
-	err := s.fail("abort", key, s.core.AbortMultipartUpload(ctx, s.bucket, s.object(key), id))
+	err := s.fail("abort", key, s.parts.AbortMultipartUpload(ctx, s.bucket, s.object(key), id))
 	if err != nil && !errors.Is(err, sluice.NotFound) {
 		return err
 	}

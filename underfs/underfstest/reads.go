@@ -67,7 +67,7 @@ func checkVersions(c *run) {
 // checkReplacedWhileRead replaces an object by a shorter, a longer and an equally long one
 // in the middle of a read: what is confirmed is one version.
 func checkReplacedWhileRead(c *run) {
-	const n = 9 << 20
+	n := c.large() // more than fits the buffers of a connection where there is one
 	for i, m := range []int64{n, n / 2, n * 2} {
 		key := underfs.Key(fmt.Sprintf("replaced-%d", i))
 		old := content(uint64(20+i), n)

@@ -23,9 +23,9 @@ type memStore struct {
 // Features implements underfs.Store.
 func (s *memStore) Features() underfs.Features {
 	o := s.m.opts
-	f := underfs.Features{Conditional: true, SmallUpload: cmp.Or(o.SmallUpload, 8<<20), PartSize: 4 << 20}
+	f := underfs.Features{Conditional: true, SmallUpload: cmp.Or(o.SmallUpload, 8<<20), PartSize: 1 << 20}
 	if o.Local {
-		f = underfs.Features{NativeDirs: true, AtomicRename: true, Settle: true, PartSize: 4 << 20}
+		f = underfs.Features{NativeDirs: true, AtomicRename: true, Settle: true, PartSize: 1 << 20}
 	}
 	f.SmallUpload = max(f.SmallUpload, 0)
 	f.CreateIfAbsent, f.ReplaceIf = !o.NoConditions, !o.NoConditions

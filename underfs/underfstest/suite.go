@@ -155,14 +155,7 @@ func (c *run) kind(what string, err error, want ...sluice.Kind) {
 // content returns n bytes that depend on seed.
 func content(seed uint64, n int64) []byte {
 	b := make([]byte, n)
-	r := rand.New(rand.NewPCG(seed, uint64(n)))
-	for i := 0; i < len(b); i += 8 {
-		v := r.Uint64()
-		for j := i; j < min(i+8, len(b)); j++ {
-			b[j] = byte(v)
-			v >>= 8
-		}
-	}
+	_, _ = rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8), byte(n), byte(n >> 8), byte(n >> 16)}).Read(b) // never fails
 	return b
 }
 

@@ -9,7 +9,7 @@ import (
 )
 
 // large returns a length that is uploaded in several parts where there are parts.
-func (c *run) large() int64 { return max(c.f.SmallUpload, 1<<20) + 5<<20 + 12345 }
+func (c *run) large() int64 { return max(c.f.SmallUpload, 1<<20) + max(c.f.PartSize, 1<<20) + 12345 }
 
 // checkSizes writes and reads contents of every interesting length, announced or not.
 func checkSizes(c *run) {
