@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -216,6 +217,26 @@ func (l *line) release() {
 		default:
 			return // the new holder sees the queue
 		}
+	}
+}
+
+// releaseWith gives the line back with b, the end of a frame, at the head of the queue.
+// If nothing else stands there b stays until something follows.
+func (l *line) releaseWith(b []byte) {
+	l.mu.Lock()
+	others := len(l.queue) > 0
+	l.queue = slices.Insert(l.queue, 0, b...)
+	l.mu.Unlock()
+	if others || l.waiting.Load() > 0 {
+		l.release()
+		return
+	}
+	<-l.token
+	l.mu.Lock()
+	others = len(l.queue) > len(b)
+	l.mu.Unlock()
+	if others { // queued by somebody who found the line taken
+		l.flush(false)
 	}
 }
 

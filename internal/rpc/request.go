@@ -211,15 +211,10 @@ func (r *Request) streamFile(f *os.File, off, n int64, sums []uint32) error {
 		n, off, sums = n-int64(size), off+int64(size), sums[k:]
 		last := n == 0 || srcErr != nil
 		if last || l.contended() || r.ctx.Err() != nil {
-			err = l.write(edge)
-			edge = small[:0]
-			l.release()
-			held = false
+			l.releaseWith(edge) // it leaves with what follows, the answer most likely
+			edge, held = small[:0], false
 		}
-		switch {
-		case err != nil:
-			return r.gone(err)
-		case srcErr != nil:
+		if srcErr != nil {
 			return fail(sluice.KindOf(srcErr), "read the bytes to send: %w", srcErr)
 		}
 	}
@@ -234,13 +229,9 @@ func (r *Request) lendHeld(n int, l *line, held *bool, edge *[]byte) error {
 		return nil
 	}
 	if *held {
-		err := l.write(*edge)
-		*edge = (*edge)[:0]
-		l.release()
-		*held = false
-		if err != nil {
-			return r.gone(err)
-		}
+		l.releaseWith(*edge)
+		*edge, *held = (*edge)[:0], false
+		l.flush(false)
 	}
 	return r.lend(n)
 }
