@@ -180,8 +180,7 @@ func TestFailingDirectory(t *testing.T) {
 	for _, how := range []string{"vanished", "EIO on read", "EIO on write"} {
 		t.Run(how, func(t *testing.T) {
 			var broken func(op, name string) error
-			var m *MemDisk
-			m = NewMemDisk(MemDiskConfig{Before: func(op, name string) error {
+			m := NewMemDisk(MemDiskConfig{Before: func(op, name string) error {
 				if broken != nil {
 					return broken(op, name)
 				}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -48,6 +49,9 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	return s, nil
 }
 
+// manyBlocks is from how many blocks on it pays to give memory back after opening.
+const manyBlocks = 20_000
+
 // openDirs opens all directories, each in a goroutine of its own.
 func (s *Store) openDirs(ctx context.Context) error {
 	for t, tier := range s.cfg.Tiers {
@@ -78,6 +82,10 @@ func (s *Store) openDirs(ctx context.Context) error {
 	}
 	for _, b := range twice {
 		s.unlink(b)
+	}
+	if n := s.Stats().Blocks; n >= manyBlocks {
+		found = nil
+		debug.FreeOSMemory() // reading took as much again as the store keeps
 	}
 	return ctx.Err()
 }

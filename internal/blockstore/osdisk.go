@@ -120,7 +120,7 @@ func (OSDisk) Usage(dir string) (Usage, error) {
 	u := Usage{
 		Total: int64(st.Blocks) * st.Bsize,
 		Free:  int64(st.Bavail) * st.Bsize,
-		Unit:  int64(st.Bsize),
+		Unit:  min(int64(st.Bsize), 64<<10), // network file systems name their transfer size
 	}
 	if st.Type == unix.TMPFS_MAGIC {
 		u.Volatile = true
