@@ -28,6 +28,7 @@ import (
 
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
+	"github.com/minio/minio-go/v7/pkg/s3utils"
 
 	"github.com/sluicefs/sluice"
 	"github.com/sluicefs/sluice/underfs"
@@ -144,6 +145,9 @@ func read(cfg underfs.Config) (settings, error) {
 	set.bucket, set.prefix = u.Host, strings.TrimPrefix(u.Path, "/")
 	if set.prefix != "" && !strings.HasSuffix(set.prefix, "/") {
 		set.prefix += "/"
+	}
+	if err := s3utils.CheckValidBucketName(set.bucket); err != nil {
+		return set, invalid("bucket %q: %w", set.bucket, err)
 	}
 	p := properties(cfg.Properties)
 	insecure := p.boolean("insecure", false, &err)
@@ -290,6 +294,9 @@ func (s *Store) begin(ctx context.Context, op string, key underfs.Key) error {
 	}
 	if !underfs.ValidKey(key) { // some services clean "a//b" to "a/b", another object
 		return underfs.Failf(op, key, sluice.Invalid, "the key is no path")
+	}
+	if key != "" && s3utils.CheckValidObjectName(s.object(key)) != nil {
+		return underfs.Failf(op, key, sluice.Invalid, "S3 takes no key of %d bytes", len(s.object(key)))
 	}
 	return underfs.Fail(op, key, sluice.Unavailable, ctx.Err())
 }

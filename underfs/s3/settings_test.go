@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"log"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -38,9 +39,7 @@ func (h *recorder) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	h.last[r.Method] = r
 	h.mu.Unlock()
-	for k, v := range h.header {
-		w.Header()[k] = v
-	}
+	maps.Copy(w.Header(), h.header)
 	w.Header().Set("ETag", `"e"`)
 	w.Header().Set("Last-Modified", time.Unix(1_700_000_000, 0).UTC().Format(http.TimeFormat))
 	if h.status != 0 {

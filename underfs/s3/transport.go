@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -40,9 +41,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	if len(x.set) > 0 {
 		req = req.Clone(req.Context())
-		for k, v := range x.set {
-			req.Header[k] = v
-		}
+		maps.Copy(req.Header, x.set)
 	}
 	resp, err := t.base.RoundTrip(req)
 	if err == nil {
