@@ -151,7 +151,7 @@ func (s *store) fillZeros(from, to int64) error {
 // sync makes durable what is written.
 func (s *store) sync() error {
 	if err := s.file.SyncData(); err != nil {
-		return errSync{err}
+		return syncError{err}
 	}
 	s.durable = s.off
 	s.mu.Lock()
@@ -160,11 +160,11 @@ func (s *store) sync() error {
 	return nil
 }
 
-// errSync is a failed sync. Even for want of room it is final: the kernel may have
+// syncError is a failed sync. Even for want of room it is final: the kernel may have
 // dropped what it could not write and will not say so again.
-type errSync struct{ err error }
+type syncError struct{ err error }
 
-func (e errSync) Error() string { return "sync: " + e.err.Error() }
+func (e syncError) Error() string { return "sync: " + e.err.Error() }
 
 // noRoom says whether err is a full disk, and nothing is lost by trying again.
 func noRoom(err error) bool {

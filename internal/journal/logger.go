@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 )
@@ -10,7 +11,7 @@ import (
 type raftLogger struct{ log *slog.Logger }
 
 func (l raftLogger) say(level slog.Level, text string) {
-	l.log.Log(nil, level, "raft", slog.String("says", text)) //nolint:staticcheck // no context reaches this interface
+	l.log.Log(context.Background(), level, "raft", slog.String("says", text))
 }
 
 func (l raftLogger) Debug(v ...any)                {}

@@ -64,18 +64,21 @@ func (c PebbleConfig) options(d *pebbleDB, cache *pebble.Cache) *pebble.Options 
 		FormatMajorVersion:          pebble.FormatTableFormatV6,
 		MemTableSize:                memtableBytes,
 		MemTableStopWritesThreshold: memtables,
-		L0CompactionThreshold:       4,
-		L0StopWritesThreshold:       32,
-		LBaseMaxBytes:               64 << 20,
-		MaxOpenFiles:                500,
-		CompactionConcurrencyRange:  func() (int, int) { return 1, 2 },
-		Logger:                      logger{log},
+		// Small pieces and early merging: a lookup meets few tables, and Close waits
+		// for one short compaction.
+		FlushSplitBytes:            2 << 20,
+		L0CompactionThreshold:      2,
+		L0StopWritesThreshold:      32,
+		LBaseMaxBytes:              64 << 20,
+		MaxOpenFiles:               500,
+		CompactionConcurrencyRange: func() (int, int) { return 1, 2 },
+		Logger:                     logger{log},
 		EventListener: &pebble.EventListener{
 			BackgroundError: d.fail,
 			WriteStallBegin: func(pebble.WriteStallBeginInfo) { d.stalls.Add(1) },
 		},
 	}
-	o.TargetFileSizes[0] = 8 << 20
+	o.TargetFileSizes[0] = 4 << 20
 	for i := range o.Levels {
 		l := &o.Levels[i]
 		l.BlockSize = 8 << 10
