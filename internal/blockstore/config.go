@@ -19,8 +19,9 @@ type Config struct {
 	// Worker is the id to write into fresh directories. Directories that carry an id
 	// keep it; 0 accepts any. See [Store.Worker].
 	Worker sluice.WorkerID
-	// Low and High are the watermarks in percent of a directory's quota: eviction
-	// starts in the background when less than Low is free and goes on until High is.
+	// Low and High are the watermarks in percent of the part of a directory's quota that
+	// is not pinned, unpersisted or held: eviction starts in the background when less
+	// than Low is free and goes on until High is.
 	// Default 5 and 10.
 	Low, High int
 	// MaxOpen bounds the block files kept open without being in use. Default 512.

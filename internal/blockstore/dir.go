@@ -49,12 +49,18 @@ func (d *dir) reserve(n int64) bool {
 	if ok {
 		d.used += n
 	}
-	low := d.freeLocked() < d.quota/100*int64(d.low)
+	low := d.freeLocked() < d.shareLocked(d.low)
 	d.mu.Unlock()
 	if low || !ok {
 		d.wake()
 	}
 	return ok
+}
+
+// shareLocked is a percentage of the space that may come and go. Of the whole quota it
+// would keep the rest empty once nearly everything is pinned.
+func (d *dir) shareLocked(percent int) int64 {
+	return max(0, d.quota-d.pinned-d.unpersisted-d.held) / 100 * int64(percent)
 }
 
 func (d *dir) wake() {

@@ -15,8 +15,7 @@ func (s *Store) evictor(ctx context.Context, d *dir) {
 		case <-d.kick:
 		}
 		d.mu.Lock()
-		want, enough := d.quota/100*int64(d.high), d.quota/100*int64(d.low)
-		free := d.freeLocked()
+		want, enough, free := d.shareLocked(d.high), d.shareLocked(d.low), d.freeLocked()
 		d.mu.Unlock()
 		if free < enough {
 			s.makeRoom(ctx, d, want)

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 
 	"golang.org/x/sys/unix"
 
@@ -67,6 +68,37 @@ func TestEvictionKeepsWhatMustStay(t *testing.T) {
 	}
 	s.Close() // the evictor rests
 	wantBooks(t, s, m)
+}
+
+// The evictor makes room before it is needed, and leaves the rest alone.
+func TestWatermarks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := NewMemDisk(MemDiskConfig{})
+		cfg := memConfig(m, 40<<20)
+		cfg.Low, cfg.High = 20, 40
+		s, err := Open(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		if err := writeBlock(t, s, blockID(1, 0), pattern(1, 20<<20), BeginOptions{Unpersisted: true}); err != nil {
+			t.Fatal(err)
+		}
+		page := pattern(2, sluice.PageSize)
+		for i := range uint64(16) { // 20 MiB may come and go: 16 leave 20 % but for the index
+			synctest.Wait()
+			if n := s.Stats().Counters.Evicted; n != 0 {
+				t.Fatalf("%d blocks were evicted with %d of 16 filled", n, i)
+			}
+			fillAll(t, s, blockID(10+i, 0), page)
+		}
+		synctest.Wait()
+		if free := s.Stats().Tiers[0].Free; free < 8<<20 || free > 9<<20 {
+			t.Errorf("%d bytes are free, want 40 %% of 20 MiB", free)
+		}
+		wantRead(t, s, blockID(25, 0), page)
+		wantBooks(t, s, m)
+	})
 }
 
 func TestNoSpaceSaysWhatHoldsIt(t *testing.T) {
