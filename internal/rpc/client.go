@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -32,7 +33,10 @@ type ClientConfig struct {
 	MaxMessage int           // the largest message sent or accepted, in bytes; 0 means DefaultMaxMessage
 	MaxCalls   int           // calls in flight at once, others wait; 0 means 16384
 	DialWait   time.Duration // for a connection and its handshake; 0 means 5 s
-	Log        *slog.Logger
+	// Random spreads the pauses between attempts to connect; nil means a source of its own
+	// seed. Only this client may use it.
+	Random rand.Source
+	Log    *slog.Logger
 }
 
 // withDefaults fills in what is not set.
@@ -47,6 +51,9 @@ func (c ClientConfig) withDefaults() ClientConfig {
 	c.BulkConns = cmp.Or(c.BulkConns, 4)
 	c.MaxMessage = cmp.Or(c.MaxMessage, DefaultMaxMessage)
 	c.MaxCalls = cmp.Or(c.MaxCalls, 16384)
+	if c.Random == nil {
+		c.Random = rand.NewPCG(rand.Uint64(), rand.Uint64())
+	}
 	c.DialWait = cmp.Or(c.DialWait, 5*time.Second)
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
@@ -197,6 +204,13 @@ func (c *Client) Close() error {
 	}
 	<-c.idle
 	return nil
+}
+
+// chance returns a duration of up to most.
+func (c *Client) chance(most time.Duration) time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return time.Duration(rand.New(c.cfg.Random).Int64N(int64(most) + 1))
 }
 
 func (c *Client) enter() bool {

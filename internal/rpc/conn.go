@@ -2,8 +2,10 @@ package rpc
 
 import (
 	"context"
+	"maps"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -375,7 +377,8 @@ func (c *conn) finish(err error) {
 	if c.err == nil {
 		c.err = err
 	}
-	for id, cl := range c.calls {
+	for _, id := range slices.Sorted(maps.Keys(c.calls)) {
+		cl := c.calls[id]
 		delete(c.calls, id)
 		if cl.left() {
 			continue

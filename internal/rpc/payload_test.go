@@ -216,8 +216,8 @@ func TestSlowReader(t *testing.T) {
 		s.mu.Unlock()
 		nc.Close()
 		synctest.Wait()
-		if n, b := s.limit.used(); n != 0 || b != 0 {
-			t.Errorf("after the connection ended %d requests hold %d bytes", n, b)
+		if got := s.Stats(); got != (Stats{}) {
+			t.Errorf("after the connection ended: %+v", got)
 		}
 		s.Shutdown(context.Background())
 		<-done

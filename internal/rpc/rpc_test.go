@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -14,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -314,4 +316,88 @@ func TestDeadlineAndCancel(t *testing.T) {
 	if err := p.Call(t.Context(), methodEcho, say("q"), nil); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// TestIdle lets a server go and come back while a client is idle: the next call finds
+// out before it is sent, and does not fail.
+func TestIdle(t *testing.T) {
+	for _, graceful := range []bool{true, false} {
+		for _, network := range []string{"tcp", "unix"} {
+			p := start(t, setting{network: network, size: 16})
+			if err := p.Call(t.Context(), methodEcho, say("q"), nil); err != nil {
+				t.Fatal(err)
+			}
+			ctx := t.Context()
+			if !graceful {
+				ctx = cancelled()
+			}
+			p.server.Shutdown(ctx)
+			address := cmp.Or(p.target.Address, p.target.Socket)
+			l, err := net.Listen(network, address)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := NewServer(ServerConfig{Anonymous: true}, p.handler)
+			done := make(chan error, 1)
+			go func() { done <- s.Serve(l) }()
+			p.meta.conn.used.Store(0) // long ago
+			if err := p.Call(t.Context(), methodEcho, say("q"), nil); err != nil {
+				t.Errorf("%s, graceful %t: %v", network, graceful, err)
+			}
+			p.Close()
+			s.Shutdown(t.Context())
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
+// TestClose ends calls in flight and refuses later ones.
+func TestClose(t *testing.T) {
+	h := newTestHandler(t, 16)
+	h.started = make(chan struct{}, 1)
+	p := start(t, setting{handler: h})
+	got := make(chan error, 1)
+	go func() { got <- p.Call(t.Context(), methodBlock, say("q"), nil) }()
+	<-h.started
+	p.Close()
+	if err := <-got; !errors.Is(err, sluice.Unavailable) {
+		t.Errorf("in flight: got %v, want unavailable", err)
+	}
+	if err := p.Call(t.Context(), methodEcho, say("q"), nil); !errors.Is(err, sluice.Unavailable) {
+		t.Errorf("afterwards: got %v, want unavailable", err)
+	}
+	p.Close()
+}
+
+// TestCallContext compares the context of a request with that of the standard library.
+func TestCallContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &callContext{deadline: time.Now().Add(time.Second)}
+		child, cancel := context.WithCancel(c)
+		defer cancel()
+		if c.Err() != nil || child.Err() != nil {
+			t.Fatal("ended at once")
+		}
+		<-c.Done()
+		<-child.Done()
+		if !errors.Is(c.Err(), context.DeadlineExceeded) || !errors.Is(child.Err(), context.DeadlineExceeded) {
+			t.Errorf("got %v and %v", c.Err(), child.Err())
+		}
+		c.end(context.Canceled)
+		if !errors.Is(c.Err(), context.DeadlineExceeded) {
+			t.Errorf("ended twice: %v", c.Err())
+		}
+		d := &callContext{}
+		ran := make(chan struct{})
+		stop := d.AfterFunc(func() { t.Error("ran after stop") })
+		d.AfterFunc(func() { close(ran) })
+		if !stop() || stop() {
+			t.Error("stop must say true once")
+		}
+		d.end(context.Canceled)
+		<-ran
+		<-d.Done()
+	})
 }

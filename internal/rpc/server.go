@@ -111,6 +111,7 @@ type Server struct {
 	listeners map[net.Listener]struct{} // guarded by mu
 	greeting  map[net.Conn]struct{}     // guarded by mu: connections that shake hands
 	sessions  map[*session]struct{}     // guarded by mu
+	last      uint64                    // guarded by mu: the last session's id
 	conns     int                       // guarded by mu: with those that shake hands
 	over      bool                      // guarded by mu: quit is closed
 	idle      chan struct{}             // guarded by mu: closed when over and conns is 0
@@ -232,6 +233,8 @@ func (s *Server) converse(nc net.Conn) {
 		return
 	}
 	s.mu.Lock()
+	s.last++
+	c.id = s.last
 	s.sessions[c] = struct{}{}
 	over := s.over
 	s.mu.Unlock()
@@ -290,6 +293,26 @@ func (s *Server) greeted(nc net.Conn) {
 	delete(s.greeting, nc)
 }
 
+// Stats is what a server is doing at one moment.
+type Stats struct {
+	Conns    int   // connections, with those that shake hands
+	Requests int   // requests in flight
+	Bytes    int64 // what these hold
+}
+
+// Stats returns what the server is doing now.
+func (s *Server) Stats() Stats {
+	requests, bytes := s.limit.used()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return Stats{Conns: s.conns, Requests: requests, Bytes: bytes}
+}
+
+// orderedLocked returns the sessions in the order they began.
+func (s *Server) orderedLocked() []*session {
+	return slices.SortedFunc(maps.Keys(s.sessions), func(a, b *session) int { return cmp.Compare(a.id, b.id) })
+}
+
 // watch cuts off peers that have accepted no byte for too long.
 func (s *Server) watch() {
 	tick := time.NewTicker(s.cfg.StallWait / 4)
@@ -330,7 +353,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	for nc := range s.greeting {
 		nc.Close()
 	}
-	sessions := slices.Collect(maps.Keys(s.sessions))
+	sessions := s.orderedLocked()
 	s.mu.Unlock()
 	for _, c := range sessions {
 		c.drain()
@@ -341,7 +364,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	case <-ctx.Done():
 		err = ended(ctx)
 		s.mu.Lock()
-		for c := range s.sessions {
+		for _, c := range s.orderedLocked() {
 			c.nc.Close()
 		}
 		s.mu.Unlock()

@@ -3,7 +3,9 @@ package rpc
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,6 +17,7 @@ import (
 
 // session is the server's end of one connection.
 type session struct {
+	id      uint64 // counts the server's sessions
 	server  *Server
 	nc      net.Conn
 	line    *line
@@ -58,12 +61,12 @@ func (c *session) run() {
 	close(c.quit)
 	c.nc.Close()
 	c.line.close(err)
-	for _, r := range c.uploads {
-		r.finish()
+	for _, id := range slices.Sorted(maps.Keys(c.uploads)) {
+		c.uploads[id].finish()
 	}
 	c.mu.Lock()
-	for _, r := range c.requests {
-		r.ctx.end(context.Canceled)
+	for _, id := range slices.Sorted(maps.Keys(c.requests)) {
+		c.requests[id].ctx.end(context.Canceled)
 	}
 	c.mu.Unlock()
 	c.wg.Wait()

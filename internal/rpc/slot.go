@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"math/rand/v2"
 	"net"
 	"sync"
 	"time"
@@ -123,9 +122,8 @@ func (s *slot) dialed(c *conn, err error) {
 	if err != nil {
 		s.conn = nil
 		s.pause = min(lastPause, max(firstPause, 2*s.pause))
-		// Half of the pause is chance, so that many clients do not come at once. It needs
-		// no seed: nothing but the moment of a retry depends on it.
-		s.again = time.Now().Add(s.pause/2 + rand.N(s.pause/2+1))
+		// Half of the pause is chance, so that many clients do not come at once.
+		s.again = time.Now().Add(s.pause/2 + s.client.chance(s.pause/2))
 		return
 	}
 	s.pause = 0
