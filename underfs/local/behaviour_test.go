@@ -3,7 +3,6 @@ package local_test
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -141,41 +140,6 @@ func TestWrittenInPlace(t *testing.T) {
 			t.Errorf("%s: the read ended with %v, want kind changed", what, err)
 		}
 		r.Close()
-	}
-}
-
-// Pages of a large directory keep its names only as long as nothing changes.
-func TestLargeDirectory(t *testing.T) {
-	dir := t.TempDir()
-	const n = 6000
-	for i := range n {
-		mustWrite(t, fmt.Sprintf("%s/%05d", dir, i), "")
-	}
-	old := time.Now().Add(-time.Hour)
-	if err := os.Chtimes(dir, old, old); err != nil {
-		t.Fatal(err)
-	}
-	s := open(t, dir)
-	count, req := 0, underfs.ListRequest{Limit: 700}
-	for {
-		page, err := s.List(t.Context(), req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		count += len(page.Objects)
-		if !page.More {
-			break
-		}
-		req.After = page.Objects[len(page.Objects)-1].Key
-		if count == 2100 { // a stranger adds and removes behind the page that was read
-			mustWrite(t, dir+"/05999x", "")
-			if err := os.Remove(dir + "/04000"); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	if count != n {
-		t.Errorf("%d entries were listed, want %d: one was added and one removed behind the page", count, n)
 	}
 }
 

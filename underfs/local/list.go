@@ -24,9 +24,9 @@ const (
 	snapshotMax  = 4 << 20 // larger ones too: the memory is worth more
 )
 
-// settled is how old a directory's mtime must be for its names to be kept: a change
+// defaultSettled is how old a directory's times must be for its names to be kept: a change
 // within the same tick of the file system's clock would not be seen.
-const settled = 2 * time.Second
+const defaultSettled = 2 * time.Second
 
 // entry is one name of a directory, as a key's last part: directories end in "/".
 type entry struct {
@@ -185,7 +185,7 @@ func (s *Store) names(ctx context.Context, n string) ([]entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	if age > settled && len(entries) >= snapshotMin && len(entries) <= snapshotMax {
+	if age > s.settled && len(entries) >= snapshotMin && len(entries) <= snapshotMax {
 		s.remember(&snapshot{dir: n, version: v, entries: entries})
 	}
 	return entries, nil

@@ -21,6 +21,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -99,6 +100,7 @@ type Store struct {
 	serial  atomic.Uint64
 	owners  owners
 	syncs   syncs
+	settled time.Duration // see defaultSettled; tests shorten it
 
 	mu       sync.Mutex
 	closed   bool        // guarded by mu
@@ -114,7 +116,7 @@ func open(dir string, durable bool) (*Store, error) {
 	if err != nil {
 		return nil, fail("open store", "", err)
 	}
-	s := &Store{dir: dir, root: root, durable: durable}
+	s := &Store{dir: dir, root: root, durable: durable, settled: defaultSettled}
 	var fs unix.Statfs_t
 	if unix.Statfs(dir, &fs) == nil {
 		switch int64(fs.Type) {
