@@ -679,3 +679,14 @@ func isKind(t *testing.T, err error, kind sluice.Kind) {
 }
 
 func clone(i *wire.FileInfo) *wire.FileInfo { return proto.Clone(i).(*wire.FileInfo) }
+
+// fakeStandby is a master that is not the primary.
+type fakeStandby struct {
+	primary string
+	asked   atomic.Int64
+}
+
+func (s *fakeStandby) Serve(context.Context, *rpc.Request) (rpc.Message, error) {
+	s.asked.Add(1)
+	return nil, &sluice.Error{Op: "fake", Kind: sluice.NotPrimary, Primary: s.primary}
+}

@@ -141,7 +141,7 @@ func (h *handle) locate(off int64) (spot, bool) {
 // workers, reading ahead. It returns how many bytes are good.
 func (h *handle) read(ctx context.Context, p []byte, off int64) (n int, err error) {
 	for n < len(p) {
-		m, err := h.readLocal(ctx, p[n:], off+int64(n))
+		m, gap, err := h.readLocal(ctx, p[n:], off+int64(n))
 		n += m
 		if err != nil {
 			return n, err
@@ -149,13 +149,7 @@ func (h *handle) read(ctx context.Context, p []byte, off int64) (n int, err erro
 		if n == len(p) {
 			return n, nil
 		}
-		// Up to the end of the page the bytes are not here; what follows may be.
-		rest := p[n:]
-		if h.mayBeLocal() {
-			at := off + int64(n)
-			rest = rest[:min(int64(len(rest)), sluice.PageSize-at%sluice.PageSize)]
-		}
-		m, err = h.readAhead(ctx, rest, off+int64(n))
+		m, err = h.readAhead(ctx, p[n:n+gap], off+int64(n))
 		n += m
 		if err != nil {
 			return n, err
@@ -164,19 +158,17 @@ func (h *handle) read(ctx context.Context, p []byte, off int64) (n int, err erro
 	return n, nil
 }
 
-// mayBeLocal says whether part of the file may lie in block files of this host.
-func (h *handle) mayBeLocal() bool { return h.pause.Load() != never }
-
-// readLocal reads as much of p as lies in local block files.
-func (h *handle) readLocal(ctx context.Context, p []byte, off int64) (n int, err error) {
+// readLocal reads as much of p as lies in local block files. gap is how many bytes of p
+// behind that do not.
+func (h *handle) readLocal(ctx context.Context, p []byte, off int64) (n, gap int, err error) {
 	for n < len(p) {
 		s, ok := h.locate(off + int64(n))
 		if !ok {
-			return n, errLayout(off + int64(n))
+			return n, 0, errLayout(off + int64(n))
 		}
 		b := h.local(ctx, s)
 		if b == nil {
-			return n, nil
+			return n, len(p) - n, nil
 		}
 		want := p[n : n+int(min(int64(len(p)-n), s.length-s.off))]
 		m, err := b.readAt(want, s.off)
@@ -185,11 +177,24 @@ func (h *handle) readLocal(ctx context.Context, p []byte, off int64) (n int, err
 			b.release()
 			continue
 		}
+		gap = b.gap(s.off+int64(m), len(want)-m, err)
 		h.c.localMiss(b, err)
 		b.release()
-		return n, nil
+		return n, gap, nil
 	}
-	return n, nil
+	return n, 0, nil
+}
+
+// gap returns how many of the n bytes from at on cannot be read after err.
+func (b *localBlock) gap(at int64, n int, err error) int {
+	if !errors.Is(err, errAbsent) {
+		return min(n, int(sluice.ChunkSize-at%sluice.ChunkSize))
+	}
+	end := at
+	for page := at / sluice.PageSize; end < at+int64(n) && !b.has(page); page++ {
+		end = (page + 1) * sluice.PageSize
+	}
+	return min(n, int(end-at))
 }
 
 func errLayout(off int64) error {

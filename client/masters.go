@@ -10,6 +10,7 @@ import (
 
 	"github.com/sluicefs/sluice"
 	"github.com/sluicefs/sluice/internal/rpc"
+	"github.com/sluicefs/sluice/internal/wire"
 )
 
 // masters finds the primary and repeats requests until it answers.
@@ -67,7 +68,7 @@ func (m *masters) persist(ctx context.Context, method rpc.Method, req, resp rpc.
 	for {
 		if err != nil {
 			unsure = unsure || unanswered(err)
-			again, now := m.judge(d, err, time.Since(begin))
+			again, now := m.judge(d, method, err, time.Since(begin))
 			if !again {
 				return unsure, strip(err)
 			}
@@ -96,7 +97,7 @@ func (m *masters) persist(ctx context.Context, method rpc.Method, req, resp rpc.
 }
 
 // judge says whether to try again after err of d, and whether at once.
-func (m *masters) judge(d *desk, err error, spent time.Duration) (again, now bool) {
+func (m *masters) judge(d *desk, method rpc.Method, err error, spent time.Duration) (again, now bool) {
 	if spent >= m.retry || errors.Is(err, errOver) {
 		return false, false
 	}
@@ -111,7 +112,8 @@ func (m *masters) judge(d *desk, err error, spent time.Duration) (again, now boo
 		m.leave(d)
 		return true, false
 	case sluice.Busy:
-		return true, false
+		// A read is told so of a file that is being written, which may take any time.
+		return method != wire.MethodOpen || !answered(err), false
 	default:
 		return false, false
 	}

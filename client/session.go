@@ -240,13 +240,9 @@ func (c *Client) mutateIn(ctx context.Context, s *session, method rpc.Method, bu
 }
 
 // unknownSession says whether err, the answer to a change, means that the masters do not
-// know s. Where it could, they are asked.
+// know s. Where its kind could mean that, they are asked.
 func (c *Client) unknownSession(ctx context.Context, s *session, err error) bool {
-	e, ok := errors.AsType[*sluice.Error](err)
-	if !ok || !answered(err) || e.Path != "" {
-		return false
-	}
-	switch e.Kind {
+	switch sluice.KindOf(err) {
 	case sluice.NotFound, sluice.Stale, sluice.UnknownOutcome, sluice.Unauthenticated:
 	default:
 		return false
