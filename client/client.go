@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"time"
 
@@ -16,7 +17,8 @@ import (
 // [sluice.Watcher] and [sluice.Admin].
 type Client struct {
 	*core
-	as *wire.Principal // whom requests name; nil: whom the credential stands for
+	as  *wire.Principal // whom requests name; nil: whom the credential stands for
+	who string          // as, in a form that compares
 }
 
 var (
@@ -96,7 +98,11 @@ func (c *Client) Close(ctx context.Context) error {
 
 // As implements [sluice.FS]. What it returns is a *Client.
 func (c *Client) As(p sluice.Principal) sluice.FS {
-	return &Client{core: c.core, as: wire.FromPrincipal(p)}
+	who := p.User + "\x00" + strings.Join(p.Groups, "\x00")
+	if p.Super {
+		who += "\x00\x00"
+	}
+	return &Client{core: c.core, as: wire.FromPrincipal(p), who: who}
 }
 
 // background runs f in a goroutine that Close waits for. ctx ends when Close begins.

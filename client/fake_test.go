@@ -35,6 +35,7 @@ type fake struct {
 	dir     string
 	block   int64 // block size of new files
 	workers []*fakeWorker
+	mounts  []sluice.MountInfo
 
 	calls    [100]atomic.Int64 // by method
 	lease    atomic.Int64      // of grants, ns; 0: none
@@ -196,6 +197,8 @@ func (f *fake) answer(ctx context.Context, r *rpc.Request) (rpc.Message, error) 
 		return read(r, new(wire.ListRequest), f.list, &f.mu)
 	case wire.MethodOpen:
 		return read(r, new(wire.OpenRequest), f.open, &f.mu)
+	case wire.MethodMounts:
+		return &wire.MountsAnswer{Mounts: wire.Map(f.mounts, wire.FromMountInfo)}, nil
 	case wire.MethodMkdir:
 		return change(f, r, new(wire.MkdirRequest), func(q *wire.MkdirRequest) (rpc.Message, error) {
 			if f.files[q.Path] != nil {

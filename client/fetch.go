@@ -93,17 +93,21 @@ func (h *handle) fetch(ctx context.Context, s spot, p []byte, at int64) error {
 			if refreshes++; refreshes > 2 {
 				return err
 			}
-			next, rerr := h.refresh(ctx, o)
+			var f sluice.Freshness
+			if kind == sluice.Changed || kind == sluice.NotFound {
+				f = sluice.Always() // the master is to see what the worker saw
+			}
+			next, rerr := h.refresh(ctx, o, f)
 			if rerr != nil {
 				return rerr
 			}
 			if kind == sluice.Changed && next.info.Store == o.info.Store && next.info.Key == o.info.Key {
-				return err // the master knows no other version: the store is ahead of it
+				return err
 			}
 			continue
 		case sluice.Unavailable, sluice.Busy, sluice.Timeout, sluice.NoSpace, sluice.Corrupt:
-			if h.readDirect(ctx, o, p, at) == nil {
-				return nil
+			if derr := h.readDirect(ctx, o, p, at); derr == nil || errors.Is(derr, sluice.Changed) {
+				return derr
 			}
 			if answered(err) && kind != sluice.Busy || kind == sluice.Corrupt || time.Since(begin) >= h.c.cfg.Retry {
 				return err
@@ -115,9 +119,8 @@ func (h *handle) fetch(ctx context.Context, s spot, p []byte, at int64) error {
 			return err
 		}
 		pause = min(2*pause, lastPause)
-		if next, rerr := h.refresh(ctx, o); rerr == nil { // brings the current view of the workers
-			_ = next
-		} else if errors.Is(rerr, sluice.Changed) {
+		// This brings the current view of the workers, too.
+		if _, rerr := h.refresh(ctx, o, sluice.Freshness{}); errors.Is(rerr, sluice.Changed) {
 			return rerr
 		}
 	}

@@ -21,7 +21,7 @@ type opened struct {
 	expires time.Time // of the grant; zero: not said
 	until   time.Time // may be used for further opens; longer while notices come
 	session *session  // that is told of changes
-	user    string    // for whom it was given
+	who     string    // for whom it was given
 	read    sluice.ReadType
 }
 
@@ -57,13 +57,13 @@ func (g *grants) clear() {
 }
 
 // find returns a remembered answer that may serve an open now.
-func (g *grants) find(path sluice.Path, user string, opts sluice.OpenOptions) *opened {
+func (g *grants) find(path sluice.Path, who string, opts sluice.OpenOptions) *opened {
 	now := time.Now()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, e := range g.byPath[path] {
 		o := e.Value.(*opened)
-		if o.user != user || o.read != opts.Read {
+		if o.who != who || o.read != opts.Read {
 			continue
 		}
 		if !o.reusable(now, opts.Freshness) {
@@ -102,7 +102,7 @@ func (g *grants) put(o *opened, told uint64) {
 		return
 	}
 	for _, e := range g.byPath[o.info.Path] {
-		if old := e.Value.(*opened); old.user == o.user && old.read == o.read {
+		if old := e.Value.(*opened); old.who == o.who && old.read == o.read {
 			g.removeLocked(e)
 			break
 		}

@@ -12,7 +12,7 @@ import (
 
 // Open implements [sluice.Contents].
 func (c *Client) Open(ctx context.Context, path sluice.Path, opts sluice.OpenOptions) (sluice.Handle, error) {
-	o := c.grants.find(path, c.as.GetUser(), opts)
+	o := c.grants.find(path, c.who, opts)
 	if o == nil {
 		var err error
 		if o, err = c.open(ctx, path, opts); err != nil {
@@ -41,7 +41,7 @@ func (c *Client) open(ctx context.Context, path sluice.Path, opts sluice.OpenOpt
 	c.workers.learn(a.View.Sluice())
 	o := &opened{
 		info: a.Info.Sluice(), grant: a.Grant, holders: wire.Map(a.Holders, (*wire.Holder).Sluice),
-		made: sent, session: s, user: c.as.GetUser(), read: opts.Read,
+		made: sent, session: s, who: c.who, read: opts.Read,
 	}
 	if o.info.IsDir() {
 		return nil, &sluice.Error{Kind: sluice.IsDirectory}
@@ -61,7 +61,7 @@ func (h *handle) access() *opened { return h.opened.Load() }
 
 // refresh asks the master again after old did not do any more: its grant expired, or the
 // store has another key or version. Kind Changed: the path has other content by now.
-func (h *handle) refresh(ctx context.Context, old *opened) (*opened, error) {
+func (h *handle) refresh(ctx context.Context, old *opened, f sluice.Freshness) (*opened, error) {
 	select {
 	case h.asking <- struct{}{}:
 	case <-ctx.Done():
@@ -72,7 +72,7 @@ func (h *handle) refresh(ctx context.Context, old *opened) (*opened, error) {
 		return o, nil
 	}
 	h.c.grants.forget(h.path)
-	o, err := h.c.open(ctx, h.path, sluice.OpenOptions{Read: old.read})
+	o, err := h.c.open(ctx, h.path, sluice.OpenOptions{Read: old.read, Freshness: f})
 	switch {
 	case errors.Is(err, sluice.NotFound):
 		return nil, errChanged()
