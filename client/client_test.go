@@ -60,6 +60,7 @@ func TestRoundTrips(t *testing.T) {
 	}{
 		{"local", 1, 1, func(*fakeWorker) {}},
 		{"remote", 2, 0, func(*fakeWorker) {}},
+		{"strict order", 1, 0, func(w *fakeWorker) { w.ordered.Store(true) }},
 		{"partly cached", 1, 1, func(w *fakeWorker) { w.pages.Store(1) }},
 		{"socket without descriptors", 1, 1, func(w *fakeWorker) { w.noLocal.Store(true) }},
 		{"damaged block files", 1, 1, func(w *fakeWorker) { w.corrupt.Store(true) }},

@@ -277,7 +277,7 @@ func (c *core) openLocal(ctx context.Context, o *opened, s spot) (*localBlock, e
 			f.Close()
 			return nil, &sluice.Error{Kind: sluice.Internal, Err: fmt.Errorf("the block has %d bytes instead of %d", a.Length, s.length)}
 		}
-		b := newLocalBlock(s.id, f, a)
+		b := c.locals.newBlock(s.id, f, a)
 		b.acquire()
 		c.locals.add(b)
 		return b, nil

@@ -29,6 +29,7 @@ type localBlock struct {
 	refs    atomic.Int64    // one for the cache, one for each read; 0: closed
 	used    atomic.Bool     // since eviction looked last
 	misses  atomic.Int32    // reads of absent pages: by now they may be there
+	scratch *sync.Pool      // of *[sluice.ChunkSize]byte
 	place   *list.Element   // guarded by the mutex of locals; nil: not in the cache
 }
 
@@ -37,9 +38,9 @@ var (
 	errBad    = errors.New("the chunk fails its checksum")
 )
 
-// newLocalBlock takes over f.
-func newLocalBlock(id sluice.BlockID, f *os.File, a *wire.OpenBlockAnswer) *localBlock {
-	b := &localBlock{id: id, file: f, fd: int(f.Fd()), length: a.Length, pages: a.Pages, sums: sums(a.Sums)}
+// newBlock makes a block of f, which it takes over.
+func (l *locals) newBlock(id sluice.BlockID, f *os.File, a *wire.OpenBlockAnswer) *localBlock {
+	b := &localBlock{id: id, scratch: &l.scratch, file: f, fd: int(f.Fd()), length: a.Length, pages: a.Pages, sums: sums(a.Sums)}
 	chunks := (a.Length + sluice.ChunkSize - 1) / sluice.ChunkSize
 	if int64(len(b.sums)) < chunks { // without checksums nothing can be trusted
 		b.pages = nil
@@ -163,8 +164,11 @@ func (b *localBlock) readRun(p []byte, off int64) (int, error) {
 // readPart reads what p wants of one chunk that was not verified yet and does not fit
 // into p.
 func (b *localBlock) readPart(p []byte, off, chunk int64) (int, error) {
-	buf := scratch.Get().(*[sluice.ChunkSize]byte)
-	defer scratch.Put(buf)
+	buf, ok := b.scratch.Get().(*[sluice.ChunkSize]byte)
+	if !ok {
+		buf = new([sluice.ChunkSize]byte)
+	}
+	defer b.scratch.Put(buf)
 	whole := buf[:b.chunkLen(chunk)]
 	start := chunk * sluice.ChunkSize
 	if err := b.pread(whole, start); err != nil {
@@ -175,9 +179,6 @@ func (b *localBlock) readPart(p []byte, off, chunk int64) (int, error) {
 	}
 	return copy(p, whole[off-start:]), nil
 }
-
-// scratch holds memory and no state.
-var scratch = sync.Pool{New: func() any { return new([sluice.ChunkSize]byte) }}
 
 func (b *localBlock) chunkLen(chunk int64) int {
 	return int(min(sluice.ChunkSize, b.length-chunk*sluice.ChunkSize))
@@ -211,6 +212,7 @@ func (b *localBlock) pread(p []byte, off int64) error {
 type locals struct {
 	max     int
 	maxCost int64
+	scratch sync.Pool
 
 	mu    sync.Mutex
 	byID  map[sluice.BlockID]*localBlock // guarded by mu

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/sluicefs/sluice"
 	"github.com/sluicefs/sluice/internal/rpc"
 	"github.com/sluicefs/sluice/internal/wire"
@@ -30,7 +32,12 @@ func (w *worker) OpenBlock(ctx context.Context, g sluice.Grant, b sluice.BlockID
 	if err != nil {
 		return nil, err
 	}
-	l := &sluice.LocalBlock{FD: f.Fd(), Length: a.Length, Pages: a.Pages, Sums: sums(a.Sums), Mapped: a.Mapped}
+	defer f.Close()
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, &sluice.Error{Op: "open block", Kind: sluice.Internal, Err: err}
+	}
+	l := &sluice.LocalBlock{FD: uintptr(fd), Length: a.Length, Pages: a.Pages, Sums: sums(a.Sums), Mapped: a.Mapped}
 	return l, nil
 }
 

@@ -3,6 +3,7 @@ package client
 import (
 	"cmp"
 	"context"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -93,7 +94,7 @@ func (w *workers) search(b sluice.BlockID, holders []sluice.Holder) []*worker {
 	}
 	out := make([]*worker, 0, len(v.Workers))
 	add := func(id sluice.WorkerID) {
-		if conn := w.get(id); conn != nil && !has(out, conn) {
+		if conn := w.get(id); conn != nil && !slices.Contains(out, conn) {
 			out = append(out, conn)
 		}
 	}
@@ -106,15 +107,6 @@ func (w *workers) search(b sluice.BlockID, holders []sluice.Holder) []*worker {
 		add(id)
 	}
 	return wellFirst(out)
-}
-
-func has(all []*worker, one *worker) bool {
-	for _, w := range all {
-		if w == one {
-			return true
-		}
-	}
-	return false
 }
 
 // wellFirst moves workers that failed just now to the end, else keeps the order.

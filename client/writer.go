@@ -35,6 +35,7 @@ type writer struct {
 
 	flight  sync.WaitGroup
 	slots   chan struct{} // one element for each piece in flight
+	last    chan struct{} // closed when the last piece in flight has been taken; nil: none is
 	sending context.Context
 	stop    context.CancelFunc
 
@@ -201,10 +202,19 @@ func (w *writer) flush(ctx context.Context) error {
 	}
 	off := w.sent
 	w.count(buf[:n])
+	before, done := w.last, make(chan struct{})
+	w.last = done
 	w.flight.Go(func() {
 		defer func() { <-w.slots }()
 		defer w.release(buf)
-		if err := w.transmit(w.sending, w.to, off, buf[:n]); err != nil {
+		defer close(done)
+		err := w.transmit(w.sending, w.to, off, buf[:n])
+		if before != nil && errors.Is(err, sluice.Invalid) {
+			// It overtook the one before it, and this worker does not wait for that.
+			<-before
+			err = w.transmit(w.sending, w.to, off, buf[:n])
+		}
+		if err != nil {
 			w.mu.Lock()
 			if w.err == nil {
 				w.err = err
