@@ -2,7 +2,9 @@ package client
 
 import (
 	"context"
+	"maps"
 	"sync"
+	"time"
 
 	"github.com/sluicefs/sluice"
 	"github.com/sluicefs/sluice/internal/policy"
@@ -24,7 +26,8 @@ type piece struct {
 	off  int64
 	buf  []byte // from the shared buffers, of the piece's length
 	done chan struct{}
-	err  error // set before done is closed
+	err  error     // set before done is closed
+	made time.Time // when it was asked for
 
 	users   int  // guarded by ahead.mu: readers copying, and the fetch itself
 	dropped bool // guarded by ahead.mu: not in pieces any more
@@ -114,11 +117,15 @@ func (a *ahead) fetchLocked(off int64, n int) bool {
 		return false
 	}
 	buf := a.h.c.ahead.try()
+	if buf == nil && a.h.c.idle.reclaim(a) {
+		buf = a.h.c.ahead.try()
+	}
 	if buf == nil {
 		return false
 	}
-	p := &piece{off: off, buf: buf[:n], done: make(chan struct{}), users: 1}
+	p := &piece{off: off, buf: buf[:n], done: make(chan struct{}), users: 1, made: time.Now()}
 	a.pieces = append(a.pieces, p)
+	a.h.c.idle.add(p, a)
 	a.h.c.background(func(context.Context) {
 		_, p.err = a.h.readBlocks(a.ctx, p.buf, p.off)
 		close(p.done)
@@ -144,6 +151,7 @@ func (a *ahead) dropLocked(p *piece) {
 		return
 	}
 	p.dropped = true
+	a.h.c.idle.remove(p)
 	for i, q := range a.pieces {
 		if q == p {
 			a.pieces = append(a.pieces[:i], a.pieces[i+1:]...)
@@ -214,4 +222,50 @@ func (a *ahead) close() {
 	for len(a.pieces) > 0 {
 		a.dropLocked(a.pieces[0])
 	}
+}
+
+// idle knows the pieces of all files, to take from those that read no further.
+type idle struct {
+	mu  sync.Mutex
+	all map[*piece]*ahead // guarded by mu; as many as there are buffers at most
+}
+
+// idleAfter is how long after its fetch began a piece that nobody reads may be taken.
+const idleAfter = time.Second
+
+func (i *idle) add(p *piece, a *ahead) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.all == nil {
+		i.all = map[*piece]*ahead{}
+	}
+	i.all[p] = a
+}
+
+func (i *idle) remove(p *piece) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	delete(i.all, p)
+}
+
+// reclaim drops an old piece of another file than that of a, whose mutex is held: it
+// only tries the mutexes of others.
+func (i *idle) reclaim(a *ahead) bool {
+	i.mu.Lock()
+	all := maps.Clone(i.all)
+	i.mu.Unlock()
+	for p, owner := range all {
+		if owner == a || time.Since(p.made) < idleAfter || !owner.mu.TryLock() {
+			continue
+		}
+		free := p.users == 0 && !p.dropped
+		if free {
+			owner.dropLocked(p)
+		}
+		owner.mu.Unlock()
+		if free {
+			return true
+		}
+	}
+	return false
 }

@@ -40,6 +40,7 @@ type core struct {
 	grants   *grants
 	locals   *locals
 	ahead    *buffers // read-ahead and loading
+	idle     *idle    // pieces read ahead
 	writes   *buffers // content on its way to workers
 	small    *buffers // the beginnings of files being written
 	stores   *stores
@@ -66,6 +67,7 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 	c.grants = newGrants(cfg.Grants)
 	c.locals = newLocals(cfg.Descriptors, max(4<<20, cfg.Memory/4))
 	c.ahead = newBuffers(pieceSize, cfg.Memory/2)
+	c.idle = &idle{}
 	c.writes = newBuffers(pieceSize, cfg.Memory*3/8)
 	c.small = newBuffers(smallSize, cfg.Memory/8)
 	c.stores = newStores(cfg)

@@ -32,6 +32,26 @@ func TestBounded(t *testing.T) {
 	if n, most := len(c.ahead.tokens), cap(c.ahead.tokens); n > most || most*pieceSize > defaultMemory/2 {
 		t.Errorf("%d of %d pieces are held", n, most)
 	}
+	// Those that stopped do not keep the next reader from reading ahead.
+	c.idle.mu.Lock()
+	for p := range c.idle.all {
+		<-p.done
+		p.made = p.made.Add(-idleAfter)
+	}
+	c.idle.mu.Unlock()
+	h, err := c.Open(t.Context(), "/f", sluice.OpenOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	open = append(open, h)
+	for off := int64(0); off < 3<<20; off += 4096 {
+		if _, err := h.ReadAt(t.Context(), p, off); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := f.workers[0].served.Load(); n > 3<<20/4096 {
+		t.Errorf("%d blocks read for %d reads", n, 3<<20/4096)
+	}
 	for _, h := range open {
 		h.Close()
 	}

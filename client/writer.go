@@ -433,9 +433,13 @@ func (w *writer) drop(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupFor)
 	defer cancel()
-	return w.c.mutateIn(ctx, w.s, wire.MethodAbandon, func(h *wire.CallHeader) rpc.Message {
+	err := w.c.mutateIn(ctx, w.s, wire.MethodAbandon, func(h *wire.CallHeader) rpc.Message {
 		return &wire.AbandonRequest{Call: h, File: uint64(w.file), Content: wire.FromContentID(w.content)}
 	}, nil)
+	if errors.Is(err, sluice.NotFound) || errors.Is(err, errLost) {
+		return nil // gone already, with its session or by somebody's remove
+	}
+	return err
 }
 
 func (w *writer) discardAt(ctx context.Context, to *worker) {
