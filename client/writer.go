@@ -259,60 +259,6 @@ func (w *writer) sendNow(ctx context.Context, p []byte) error {
 	})
 }
 
-// choose finds a worker that takes the first bytes, which begin sends to it.
-func (w *writer) choose(ctx context.Context, begin func(to *worker) error) error {
-	start, pause := time.Now(), firstPause
-	for {
-		var last error = &sluice.Error{Kind: sluice.Unavailable, Err: errors.New("there is no worker")}
-		for _, to := range w.c.workers.takers(ctx, w.content) {
-			if last = begin(to); last == nil {
-				w.to = to
-				return nil
-			}
-			switch sluice.KindOf(last) {
-			case sluice.Unavailable, sluice.Busy, sluice.NoSpace, sluice.Timeout, sluice.Corrupt, sluice.ReadOnly:
-			default:
-				return last
-			}
-			if ctx.Err() != nil {
-				return last
-			}
-			w.discardAt(ctx, to) // it may have got something all the same
-		}
-		if !sluice.KindOf(last).Retriable() || time.Since(start) >= w.c.cfg.Retry {
-			return last
-		}
-		if err := sleep(ctx, w.c.dice.jitter(pause)); err != nil {
-			return last
-		}
-		pause = min(2*pause, lastPause)
-	}
-}
-
-// resendFor is how long a piece is sent again to the worker that has those before it,
-// after its connection was lost.
-const resendFor = 5 * time.Second
-
-// transmit sends one piece. A worker takes a repeated one once.
-func (w *writer) transmit(ctx context.Context, to *worker, off int64, p []byte) error {
-	start, pause := time.Now(), firstPause
-	for {
-		err := to.Write(ctx, w.grant, off, p)
-		if err == nil || ctx.Err() != nil {
-			return err
-		}
-		kind := sluice.KindOf(err)
-		lost := kind == sluice.Unavailable && !answered(err)
-		if !lost && kind != sluice.Busy && kind != sluice.Corrupt || lost && w.to == nil || time.Since(start) > resendFor {
-			return err
-		}
-		if serr := sleep(ctx, w.c.dice.jitter(pause)); serr != nil {
-			return err
-		}
-		pause = min(2*pause, lastPause)
-	}
-}
-
 // Close implements [sluice.Writer].
 func (w *writer) Close(ctx context.Context) (sluice.FileInfo, error) {
 	if w.over {
@@ -350,14 +296,7 @@ func (w *writer) publish(ctx context.Context) (sluice.FileInfo, error) {
 	if err := w.broken(ctx); err != nil {
 		return sluice.FileInfo{}, err
 	}
-	if err := w.flush(ctx); err != nil {
-		return sluice.FileInfo{}, err
-	}
-	w.flight.Wait()
-	if err := w.broken(ctx); err != nil {
-		return sluice.FileInfo{}, err
-	}
-	sealed, err := w.seal(ctx)
+	sealed, err := w.finish(ctx)
 	if err != nil {
 		return sluice.FileInfo{}, err
 	}
@@ -377,32 +316,6 @@ func (w *writer) publish(ctx context.Context) (sluice.FileInfo, error) {
 		return sluice.FileInfo{}, &sluice.Error{Kind: sluice.UnknownOutcome, Err: fmt.Errorf("%w while the file was being published", ctx.Err())}
 	default:
 		return sluice.FileInfo{}, err
-	}
-}
-
-// seal ends the content at its worker. Of an empty file this is the first it hears.
-func (w *writer) seal(ctx context.Context) (sealed sluice.Sealed, err error) {
-	if w.to == nil {
-		err = w.choose(ctx, func(to *worker) error {
-			sealed, err = to.Seal(ctx, w.grant, 0)
-			return err
-		})
-		return sealed, err
-	}
-	start, pause := time.Now(), firstPause
-	for {
-		sealed, err = w.to.Seal(ctx, w.grant, w.sent)
-		if err == nil || ctx.Err() != nil {
-			return sealed, err
-		}
-		kind := sluice.KindOf(err)
-		if !(kind == sluice.Unavailable && !answered(err)) && kind != sluice.Busy || time.Since(start) > resendFor {
-			return sealed, err
-		}
-		if serr := sleep(ctx, w.c.dice.jitter(pause)); serr != nil {
-			return sealed, err
-		}
-		pause = min(2*pause, lastPause)
 	}
 }
 
