@@ -1,0 +1,55 @@
+# The everyday commands. Go is all they need (and a C compiler for the race detector).
+GO      ?= go
+TOOL    := $(GO) tool -modfile=tools/go.mod
+export CGO_ENABLED ?= 0
+LDFLAGS := -s -w
+# Rooms with goroutines and shared state, for the race detector.
+RACE    := ./internal/rpc ./internal/blockstore ./internal/worker ./internal/master ./internal/fleet ./client ./underfs/...
+
+.PHONY: all build demo test test-race test-e2e check format vet lint vuln bench soak docs clean
+
+all: build
+
+build: ## one static binary, bin/sluice
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/sluice ./cmd/sluice
+
+demo: build ## the main job on real input, at most two minutes after the build
+	$(GO) run ./test/demo bin/sluice
+
+test: ## all tests, and those that share state again under the race detector
+	$(GO) test -timeout 15m ./...
+	@if command -v $${CC:-cc} >/dev/null; then CGO_ENABLED=1 $(GO) test -race -short -timeout 15m $(RACE); \
+	else echo 'SKIPPED: the race detector needs a C compiler and there is none'; fi
+
+check: format vet lint vuln test ## what a change must pass
+
+format:
+	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "gofmt: $$out"; exit 1; }
+	@out=$$($(GO) fix -diff ./... 2>&1) && [ -z "$$out" ] || { echo "$$out"; echo 'go fix has something to say: run go fix ./...'; exit 1; }
+
+vet:
+	$(GO) vet ./...
+
+lint:
+	$(TOOL) staticcheck ./...
+
+vuln: ## skipped, loudly, where the vulnerability database cannot be reached
+	@$(TOOL) govulncheck ./... >bin/.vuln 2>&1; status=$$?; \
+	if [ $$status = 0 ]; then tail -n 1 bin/.vuln; \
+	elif grep -qE 'vuln\.go\.dev|no such host|dial tcp|connection|fetching vulnerabilities' bin/.vuln; then echo 'SKIPPED: govulncheck could not reach its data'; \
+	else cat bin/.vuln; exit 1; fi
+
+test-e2e: build ## real servers and programs, short forms
+	$(GO) test -count=1 -timeout 35m -tags e2e ./test/...
+
+bench: build ## the product's benchmark on this machine
+	bin/sluice bench
+
+soak: build ## the long forms, by hand
+	SLUICE_SOAK=1 $(GO) test -count=1 -timeout 4h -tags e2e ./test/... ./cmd/...
+
+docs: ## the generated pages of docs
+	$(GO) run ./cmd/sluice docs --dir docs
+
+clean:
+	rm -rf bin dist
