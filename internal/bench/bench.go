@@ -33,14 +33,14 @@ type Result struct {
 
 // Cluster is what a benchmark runs on. Servers are other processes.
 type Cluster struct {
-	Local    *client.Client // reaches the worker by its unix socket
-	Remote   *client.Client // reaches the worker over TCP only
+	Local  *client.Client // reaches the worker by its unix socket
+	Remote *client.Client // reaches the worker over TCP only
 	// Connect makes a further client that knows nothing yet, by the unix socket.
 	Connect  func(ctx context.Context) (*client.Client, error)
-	MemDir   string         // a directory on the medium of the MEM tier, for plain reads
-	StoreDir string         // a directory on the medium of the local store
-	Through  sluice.Path    // a mount of a directory below StoreDir
-	Echo     Echo           // the rpc echo of the master, the limit of metadata reads
+	MemDir   string      // a directory on the medium of the MEM tier, for plain reads
+	StoreDir string      // a directory on the medium of the local store
+	Through  sluice.Path // a mount of a directory below StoreDir
+	Echo     Echo        // the rpc echo of the master, the limit of metadata reads
 
 	Bucket      sluice.Path      // a mount of an object store; "" leaves its cases out
 	BucketStore underfs.Baseline // the same bucket by its own library
