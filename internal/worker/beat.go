@@ -119,7 +119,8 @@ func (b *beats) beat(ctx context.Context) time.Duration {
 	b.begun++
 	n := b.begun
 	b.mu.Unlock()
-	q, d := b.request(ctx)
+	w.lent.expire(w.cfg.Boot() - loanTime)
+	q, d := b.request()
 	var a wire.HeartbeatAnswer
 	call, cancel := context.WithTimeout(ctx, beatTimeout)
 	err := w.masters.call(call, wire.MethodHeartbeat, q, &a)
@@ -154,7 +155,7 @@ func (b *beats) beat(ctx context.Context) time.Duration {
 }
 
 // request makes a heartbeat.
-func (b *beats) request(ctx context.Context) (*wire.Heartbeat, delta) {
+func (b *beats) request() (*wire.Heartbeat, delta) {
 	w := b.w
 	b.look()
 	r := w.report()

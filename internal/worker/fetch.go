@@ -75,9 +75,10 @@ func (w *Worker) start(ctx context.Context, c *claims, b sluice.BlockID, page, w
 	r := &run{claims: *c, block: b, ahead: ahead, cancel: cancel}
 	x := &w.flights
 	x.mu.Lock()
+	here, _ := w.cfg.Store.Has(b) // a flight ends under the same mutex: what is in neither is absent
 	for i := range want {
 		k := flightKey{block: b, page: page + i, key: c.key, version: c.version}
-		if x.all[k] != nil {
+		if x.all[k] != nil || has(here, k.page) {
 			break
 		}
 		f := &flight{key: k, run: r, buf: bufs[i], cache: cache, wake: make(chan struct{})}
@@ -155,7 +156,7 @@ func (w *Worker) fetchFrom(ctx context.Context, r *run) (ended int, err error) {
 			return ended, missing(err)
 		}
 		if !provisional {
-			w.keep(ctx, r, f, keep)
+			w.keep(r, f, keep)
 			ended++
 		}
 	}
@@ -166,7 +167,7 @@ func (w *Worker) fetchFrom(ctx context.Context, r *run) (ended int, err error) {
 		return 0, missing(err)
 	}
 	for _, f := range r.flights {
-		w.keep(ctx, r, f, keep)
+		w.keep(r, f, keep)
 		ended++
 	}
 	return ended, nil
@@ -209,7 +210,7 @@ func confirm(body io.Reader) error {
 
 // keep puts a page that was read whole into the block store, where that is wanted and
 // there is room, and ends its flight.
-func (w *Worker) keep(ctx context.Context, r *run, f *flight, settled bool) {
+func (w *Worker) keep(r *run, f *flight, settled bool) {
 	f.mu.Lock()
 	if !settled || !f.cache {
 		f.mu.Unlock()
@@ -220,7 +221,7 @@ func (w *Worker) keep(ctx context.Context, r *run, f *flight, settled bool) {
 	f.avail = f.size
 	f.signalLocked()
 	f.mu.Unlock()
-	err := w.cfg.Store.FillPage(ctx, r.block, r.claims.blockLength(r.block.Index), f.key.page, f.buf[:f.size], nil)
+	err := w.cfg.Store.FillPage(w.alive, r.block, r.claims.blockLength(r.block.Index), f.key.page, f.buf[:f.size], nil)
 	if err != nil {
 		w.stats.uncached.Add(1)
 		if sluice.KindOf(err) == sluice.Internal {

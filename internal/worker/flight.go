@@ -126,9 +126,9 @@ func (x *flights) join(k flightKey, cache bool) *flight {
 	return f
 }
 
-// leave ends the interest of one user. The last one of a run that nobody else needs
-// ends it.
-func (w *Worker) leave(f *flight) {
+// leave ends the interest of one user. One that is gone before it had its bytes ends a
+// run that nobody else needs; else the page is still worth having.
+func (w *Worker) leave(f *flight, gone bool) {
 	x := &w.flights
 	x.mu.Lock()
 	f.mu.Lock()
@@ -139,7 +139,7 @@ func (w *Worker) leave(f *flight) {
 	if over && x.all[f.key] == f {
 		delete(x.all, f.key)
 	}
-	idle := f.run.idleLocked()
+	idle := gone && f.run.idleLocked()
 	if idle {
 		x.forgetLocked(f.run)
 	}

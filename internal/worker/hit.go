@@ -65,7 +65,7 @@ func (r *reader) sendFile(ctx context.Context, end int64) (bool, error) {
 	if end <= r.pos {
 		return false, nil
 	}
-	if r.w.doubts.asked(r.b, r.pos, r.end-r.pos, r.w.cfg.Boot()) && !r.sound(ctx, h, end) {
+	if r.doubt && !r.sound(ctx, h, end) {
 		return true, errKept
 	}
 	if rest := r.pos % sluice.ChunkSize; rest != 0 {

@@ -41,6 +41,7 @@ const (
 	pollTimeout  = 60 * time.Second
 	ordersPause  = 100 * time.Millisecond
 	ordersPauses = 2 * time.Second
+	surelyTold   = time.Second // a request that waits so long has arrived
 )
 
 func newOrders(w *Worker) *orders {
@@ -145,7 +146,7 @@ func (o *orders) ask(p *poll, running *sync.WaitGroup) error {
 	sent := o.w.cfg.Boot()
 	if err := o.w.masters.call(call, wire.MethodOrders, q, &a); err != nil {
 		made := p.ctx.Err() != nil // room
-		if len(p.results) > 0 {
+		if len(p.results) > 0 && (!made || o.w.cfg.Boot()-sent < surelyTold) {
 			o.tell(p.results...) // told twice does no harm
 		}
 		if made {

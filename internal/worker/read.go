@@ -53,6 +53,7 @@ type reader struct {
 	ways  map[int64]*flight // pages on their way that this reader uses
 	ahead *stream           // nil: nothing is read ahead
 	feats *underfs.Features // of the store, once it was asked for
+	doubt bool              // what is here is to be checked before it is sent
 	again int               // pages that had to be looked for again
 }
 
@@ -80,6 +81,7 @@ func (w *Worker) serveRange(ctx context.Context, c *claims, b sluice.BlockID, of
 	}
 	r := &reader{w: w, c: c, b: b, pos: off, end: off + n, cache: cache, out: out, ways: make(map[int64]*flight), sched: off / sluice.PageSize}
 	defer r.leaveAll()
+	r.doubt = w.doubts.asked(b, off, n, w.cfg.Boot())
 	if cache && !c.only && c.mount != 0 {
 		r.ahead = w.streams.of(c.content)
 	}
@@ -120,7 +122,7 @@ func (r *reader) run(ctx context.Context) error {
 		var err error
 		if f != nil {
 			err = r.follow(ctx, f)
-			r.leave(page)
+			r.leave(page, ctx.Err() != nil)
 		} else {
 			err = r.stored(ctx)
 		}
@@ -148,16 +150,16 @@ func (r *reader) lookAgain() error {
 	return nil
 }
 
-func (r *reader) leave(page int64) {
+func (r *reader) leave(page int64, gone bool) {
 	if f := r.ways[page]; f != nil {
 		delete(r.ways, page)
-		r.w.leave(f)
+		r.w.leave(f, gone)
 	}
 }
 
 func (r *reader) leaveAll() {
 	for page := range r.ways {
-		r.leave(page)
+		r.leave(page, true)
 	}
 }
 
@@ -169,16 +171,19 @@ const windowParts = 8
 // no other page.
 func (r *reader) schedule(ctx context.Context, page int64) error {
 	last := (r.end - 1) / sluice.PageSize
-	if r.sched > last || r.sched > page && len(r.ways) > 0 && r.sched-page >= r.window() {
+	if r.sched > last || r.sched > page && r.sched-page >= r.window() {
 		return nil
 	}
 	r.sched = max(r.sched, page)
 	here, _ := r.w.cfg.Store.Has(r.b)
-	for r.sched <= last && (r.sched == page || r.sched-page < r.window()) {
+	for r.sched <= last {
 		p := r.sched
 		if r.ways[p] != nil || has(here, p) {
 			r.sched++
 			continue
+		}
+		if p != page && p-page >= r.window() {
+			return nil
 		}
 		if r.c.only || r.c.mount == 0 {
 			if p == page {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -35,6 +36,7 @@ type Worker struct {
 	settle  *settleTimes
 	doubts  doubts
 	pins    *recent[sluice.ContentID, bool]
+	lent    lent
 	uploads *uploads
 	holds   *holds
 	orders  *orders
@@ -92,6 +94,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	w.die()
 	w.uploads.close()
 	w.works.Wait()
+	w.lent.expire(math.MaxInt64)
 	return w.masters.close()
 }
 
