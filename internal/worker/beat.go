@@ -21,7 +21,7 @@ type beats struct {
 	asks   []sluice.ContentID // never-evictable contents that are still to be asked about
 	looked time.Duration      // boot time of the last look for them
 	failed bool               // the last beat
-	term   uint64             // version of the view; a smaller one is another primary's
+	views  uint64             // version of the view; a smaller one is another primary's
 
 	mu    sync.Mutex
 	begun uint64        // guarded by mu: beats begun
@@ -100,7 +100,11 @@ func (b *beats) loop(ctx context.Context) {
 		if d := b.beat(ctx); d > 0 && b.w.cfg.Interval == DefaultInterval {
 			interval = d
 		}
-		timer.Reset(interval)
+		if len(b.asks) > 0 {
+			timer.Reset(interval / 10) // there is more to ask
+		} else {
+			timer.Reset(interval)
+		}
 		if b.failed { // a caller that kicks does not make it a storm
 			select {
 			case <-ctx.Done():
@@ -171,12 +175,15 @@ func (b *beats) request() (*wire.Heartbeat, delta) {
 // look finds the contents to ask about, when all found before were.
 func (b *beats) look() {
 	w := b.w
+	if len(b.asks) > 0 {
+		return
+	}
+	b.asks = w.uploads.open(maxPrepared)
 	now := w.cfg.Boot()
-	if len(b.asks) > 0 || b.looked != 0 && now-b.looked < lookEvery {
+	if b.looked != 0 && now-b.looked < lookEvery {
 		return
 	}
 	b.looked = now
-	b.asks = w.uploads.open(w.cfg.Uploads)
 	if s := w.cfg.Store.Stats(); s.Unpersisted == 0 && s.Pinned == 0 {
 		return
 	}
@@ -208,10 +215,10 @@ func (b *beats) learn(ctx context.Context, q *wire.Heartbeat, a *wire.HeartbeatA
 		w.cfg.Store.Quarantine(all)
 	}
 	if v := a.View.Sluice(); v != nil {
-		if v.Version < b.term {
+		if v.Version < b.views {
 			w.holds.again() // another primary, which knows nothing of this worker
 		}
-		b.term = v.Version
+		b.views = v.Version
 		if old := w.view.Swap(v); changedOrder(old, v) {
 			w.holds.again()
 		}
@@ -261,7 +268,9 @@ func (b *beats) judge(ctx context.Context, c sluice.ContentID, v *wire.ContentVe
 	switch u := w.uploads.find(c); v.State {
 	case verdictDead:
 		w.log.Info("a content is dead and dropped", "content", c.String())
-		err = w.uploads.discard(ctx, c, errDiscarded)
+		if err := w.uploads.discard(ctx, c, errDiscarded); err != nil {
+			w.log.Warn("a dead content was not removed from its store", "content", c.String(), "cause", err)
+		}
 		return
 	case verdictPersisted:
 		if u != nil {

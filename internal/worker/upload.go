@@ -31,6 +31,7 @@ type upload struct {
 	sealed   *sluice.Sealed  // guarded by mu
 	stored   *underfs.Object // guarded by mu
 	unwanted bool            // guarded by mu: its writer gave it up after it was sealed
+	held     bool            // guarded by the mutex of uploads: counted there
 	touched  time.Duration   // guarded by mu: boot time of the last call, or of the last word that its writer lives
 
 	// turn: whoever has it.

@@ -28,8 +28,13 @@ type uploads struct {
 
 	mu   sync.Mutex
 	all  map[sluice.ContentID]*upload // guarded by mu
+	held int                          // guarded by mu: of all, those that hold memory or wait for bytes
 	over bool                         // guarded by mu
 }
+
+// maxPrepared bounds the contents that lie in their store, complete and invisible, until
+// a master makes them visible or says that they are dead.
+const maxPrepared = 1 << 16
 
 // ending is what is remembered of a content that is done with.
 type ending struct {
@@ -60,8 +65,8 @@ func (x *uploads) count() int64 {
 }
 
 // of returns the upload of a write grant, begun where this is the first that is heard of
-// it. first says that the caller brings its first bytes, or ends it empty.
-func (x *uploads) of(ctx context.Context, c *claims, first bool) (*upload, error) {
+// it: an early piece of a content waits in it for those before.
+func (x *uploads) of(ctx context.Context, c *claims) (*upload, error) {
 	if e, ok := x.ended.get(c.content); ok {
 		if e.sealed == nil {
 			return nil, &sluice.Error{Kind: sluice.Stale, Err: errDiscarded}
@@ -77,21 +82,18 @@ func (x *uploads) of(ctx context.Context, c *claims, first bool) (*upload, error
 	case x.over:
 		x.mu.Unlock()
 		return nil, errStopping()
-	case !first && len(x.all) < x.w.cfg.Uploads:
-		// An early piece of a content whose first is on its way waits in the new upload.
-	case len(x.all) >= x.w.cfg.Uploads:
+	case x.held >= x.w.cfg.Uploads || len(x.all) >= maxPrepared:
 		x.mu.Unlock()
-		return nil, &sluice.Error{Kind: sluice.Busy, Err: fmt.Errorf("%d contents are being written already", x.w.cfg.Uploads)}
+		return nil, &sluice.Error{Kind: sluice.Busy, Err: fmt.Errorf("%d contents are being written already", x.held)}
 	}
-	u = &upload{w: x.w, claims: *c, wake: make(chan struct{}), busy: true, touched: x.w.cfg.Boot()}
+	u = &upload{w: x.w, claims: *c, wake: make(chan struct{}), busy: true, held: true, touched: x.w.cfg.Boot()}
+	x.held++
 	u.ctx, u.cancel = context.WithCancel(x.w.alive)
 	x.all[c.content] = u
 	x.mu.Unlock()
 	if err := u.begin(ctx); err != nil {
 		// The next caller begins again.
-		x.mu.Lock()
-		delete(x.all, c.content)
-		x.mu.Unlock()
+		x.forget(u)
 		u.release(context.WithoutCancel(ctx))
 		u.yield(err)
 		return nil, err
@@ -156,6 +158,28 @@ func (x *uploads) forget(u *upload) {
 	if x.all[u.claims.content] == u {
 		delete(x.all, u.claims.content)
 	}
+	x.letGoLocked(u)
+}
+
+// letGoLocked counts an upload no more among those that hold something.
+func (x *uploads) letGoLocked(u *upload) {
+	if u.held {
+		u.held = false
+		x.held--
+	}
+}
+
+// rests takes note that a content is sealed. One that exists only in workers has nothing
+// more to wait for: its blocks are kept. One that lies in its store holds nothing here.
+func (x *uploads) rests(ctx context.Context, u *upload, s *sluice.Sealed) {
+	switch {
+	case !u.claims.through():
+		x.settle(ctx, u)
+	case !s.Prepared.Inline:
+		x.mu.Lock()
+		x.letGoLocked(u)
+		x.mu.Unlock()
+	}
 }
 
 // open returns the contents whose uploads have not settled, at most n.
@@ -196,20 +220,16 @@ func (x *uploads) loop(ctx context.Context) {
 }
 
 // reap drops what is idle. A sealed content is not its to drop: a master may be about to
-// commit it, and says when it is dead. What was sealed for workers only has no more to
-// wait for: its blocks are kept.
+// commit it, and says when it is dead.
 func (x *uploads) reap(ctx context.Context) {
-	var dead, done []*upload
+	var dead []*upload
 	now := x.w.cfg.Boot()
 	x.mu.Lock()
 	for _, u := range x.all {
 		u.mu.Lock()
 		idle := !u.busy && now-u.touched > x.w.cfg.Idle
-		switch {
-		case idle && (u.sealed == nil || u.unwanted):
+		if idle && (u.sealed == nil || u.unwanted) {
 			dead = append(dead, u)
-		case idle && u.up == nil:
-			done = append(done, u)
 		}
 		u.mu.Unlock()
 	}
@@ -219,9 +239,6 @@ func (x *uploads) reap(ctx context.Context) {
 		if err := x.discard(ctx, u.claims.content, errDiscarded); err != nil {
 			x.w.log.Warn("a content given up was not removed from its store", "content", u.claims.content.String(), "cause", err)
 		}
-	}
-	for _, u := range done {
-		x.settle(ctx, u)
 	}
 }
 

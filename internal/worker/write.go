@@ -30,7 +30,7 @@ func (w *Worker) write(ctx context.Context, r *rpc.Request) (rpc.Message, error)
 	case blockstore.Sum(p) != q.Checksum:
 		return nil, &sluice.Error{Kind: sluice.Corrupt, Err: errors.New("the piece fails its checksum; send it again")}
 	}
-	u, err := w.uploads.of(ctx, &c, q.Offset == 0)
+	u, err := w.uploads.of(ctx, &c)
 	if err != nil {
 		return nil, err
 	}
@@ -59,14 +59,18 @@ func (w *Worker) seal(ctx context.Context, r *rpc.Request) (rpc.Message, error) 
 	if q.Length > 0 && w.uploads.find(c.content) == nil {
 		return nil, &sluice.Error{Kind: sluice.Lost, Err: errors.New("nothing of the content is here, the worker may have been restarted; write the file again")}
 	}
-	u, err := w.uploads.of(ctx, &c, true)
+	u, err := w.uploads.of(ctx, &c)
 	if err != nil {
 		return nil, err
 	}
 	s, err := u.seal(ctx, q.Length)
 	if err != nil {
+		if e, ok := w.uploads.ended.get(c.content); ok && e.sealed != nil && e.sealed.Length == q.Length {
+			return &wire.SealAnswer{Sealed: wire.FromSealed(*e.sealed)}, nil // sealed by a request sent twice
+		}
 		return nil, err
 	}
+	w.uploads.rests(ctx, u, &s)
 	return &wire.SealAnswer{Sealed: wire.FromSealed(s)}, nil
 }
 
