@@ -33,7 +33,7 @@ const incarnation = 7
 // bench is a worker behind real rpc, on a real block store, with a master that says what
 // the test wants.
 type bench struct {
-	t      *testing.T
+	t      testing.TB
 	dir    string
 	keys   *auth.Keyring
 	driver *underfstest.Driver
@@ -105,7 +105,7 @@ func (d *desk) Serve(ctx context.Context, r *rpc.Request) (rpc.Message, error) {
 }
 
 // newBench starts a worker with one mount, id 1, of the memory store "a".
-func newBench(t *testing.T, opts underfstest.Options, change ...func(*bench)) *bench {
+func newBench(t testing.TB, opts underfstest.Options, change ...func(*bench)) *bench {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "w")
 	if err != nil {

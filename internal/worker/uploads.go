@@ -107,16 +107,11 @@ var errDiscarded = errors.New("the content was given up; write the file again")
 // discard ends the upload of a content and drops what is here of it.
 func (x *uploads) discard(ctx context.Context, c sluice.ContentID, why error) error {
 	u := x.find(c)
+	x.w.pins.put(c, false)
 	if u == nil {
 		x.ended.put(c, ending{})
 		x.w.cfg.Store.DropContent(ctx, c)
 		return nil
-	}
-	u.mu.Lock()
-	committed := u.stored != nil
-	u.mu.Unlock()
-	if committed {
-		return x.settle(ctx, u) // it is the file's now
 	}
 	x.ended.put(c, ending{})
 	err := u.drop(ctx, &sluice.Error{Kind: sluice.Stale, Err: why}, true)
