@@ -6,7 +6,9 @@ import (
 	"io"
 	"os"
 
-	sluice "github.com/sluicefs/sluice"
+	"golang.org/x/sys/unix"
+
+	"github.com/sluicefs/sluice"
 )
 
 // Request is one request as its handler sees it. It must not be used after Serve has
@@ -44,14 +46,28 @@ func (r *Request) Payload() []byte { return r.payload }
 // RecvLen returns how many payload bytes the caller still has room for.
 func (r *Request) RecvLen() int { return int(r.room) }
 
-// PassFile passes a descriptor of f with the answer; f must stay open until Serve has
-// returned and is not closed. Kind Unsupported: the peer is not on a unix socket.
+// PassFile passes a descriptor of f with the answer. It takes a duplicate: f is the
+// handler's to close when PassFile returns. Kind Unsupported: the peer is not on a unix
+// socket; Unavailable: the process has no descriptor left.
 func (r *Request) PassFile(f *os.File) error {
 	if !r.c.line.raw.passes() {
 		return fail(sluice.Unsupported, "descriptors pass over unix sockets only")
 	}
-	r.file = f
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return fail(sluice.Unavailable, "duplicate a descriptor: %v", err)
+	}
+	r.dropFile()
+	r.file = os.NewFile(uintptr(fd), f.Name())
 	return nil
+}
+
+// dropFile closes the descriptor that was to be passed.
+func (r *Request) dropFile() {
+	if r.file != nil {
+		r.file.Close()
+		r.file = nil
+	}
 }
 
 // SendBytes sends p as the next payload bytes of the answer; p is the handler's again
@@ -285,7 +301,8 @@ func (r *Request) answer(m Message, err error) {
 		}
 	}
 	if err != nil {
-		h.failed, m, r.file = true, toFault(err), nil
+		h.failed, m = true, toFault(err)
+		r.dropFile()
 	}
 	l := r.c.line
 	if r.file != nil {
@@ -346,7 +363,8 @@ func (r *Request) finish() {
 	if r.payload != nil {
 		c.line.buffers.put(r.payload)
 	}
-	r.body, r.payload, r.file = nil, nil, nil
+	r.dropFile()
+	r.body, r.payload = nil, nil
 	c.limit.release(r.size)
 	c.server.limit.release(r.size)
 	c.busy.Add(-1)

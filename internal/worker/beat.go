@@ -123,7 +123,6 @@ func (b *beats) beat(ctx context.Context) time.Duration {
 	b.begun++
 	n := b.begun
 	b.mu.Unlock()
-	w.lent.expire(w.cfg.Boot() - loanTime)
 	q, d := b.request()
 	var a wire.HeartbeatAnswer
 	call, cancel := context.WithTimeout(ctx, beatTimeout)

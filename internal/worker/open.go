@@ -4,12 +4,8 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"slices"
-	"sync"
-	"time"
 
 	"github.com/sluicefs/sluice"
-	"github.com/sluicefs/sluice/internal/blockstore"
 	"github.com/sluicefs/sluice/internal/rpc"
 	"github.com/sluicefs/sluice/internal/wire"
 )
@@ -35,7 +31,7 @@ func (w *Worker) openBlock(ctx context.Context, r *rpc.Request) (rpc.Message, er
 	if err != nil {
 		return nil, err
 	}
-	w.lent.keep(h, w.cfg.Boot())
+	defer h.Close() // the descriptor that is passed is a duplicate
 	f, ok := h.OS()
 	if !ok {
 		return nil, &sluice.Error{Kind: sluice.Unsupported, Err: errors.New("the block's disk has no descriptors")}
@@ -49,54 +45,6 @@ func (w *Worker) openBlock(ctx context.Context, r *rpc.Request) (rpc.Message, er
 		sums = binary.LittleEndian.AppendUint32(sums, s)
 	}
 	return &wire.OpenBlockAnswer{Length: h.Length, Pages: h.Pages, Sums: sums, Mapped: h.Mapped}, nil
-}
-
-// lent keeps the block files whose descriptors were passed open for a while: the answer
-// that carries the descriptor leaves after the handler has returned.
-type lent struct {
-	mu  sync.Mutex
-	all []loan // guarded by mu, the oldest first
-}
-
-type loan struct {
-	handle *blockstore.Handle
-	at     time.Duration // boot time
-}
-
-// The bounds of loans.
-const (
-	maxLoans = 1024
-	loanTime = 5 * time.Second
-)
-
-// keep takes a handle over.
-func (l *lent) keep(h *blockstore.Handle, now time.Duration) {
-	l.mu.Lock()
-	l.all = append(l.all, loan{h, now})
-	var oldest *blockstore.Handle
-	if len(l.all) > maxLoans {
-		oldest = l.all[0].handle
-		l.all = append(l.all[:0], l.all[1:]...)
-	}
-	l.mu.Unlock()
-	if oldest != nil {
-		oldest.Close()
-	}
-}
-
-// expire closes what was lent before then.
-func (l *lent) expire(then time.Duration) {
-	l.mu.Lock()
-	n := 0
-	for n < len(l.all) && l.all[n].at < then {
-		n++
-	}
-	old := slices.Clone(l.all[:n])
-	l.all = append(l.all[:0], l.all[n:]...)
-	l.mu.Unlock()
-	for _, x := range old {
-		x.handle.Close()
-	}
 }
 
 // maxContents bounds how many contents one Free or Held names.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,7 +35,6 @@ type Worker struct {
 	settle  *settleTimes
 	doubts  doubts
 	pins    *recent[sluice.ContentID, bool]
-	lent    lent
 	uploads *uploads
 	holds   *holds
 	orders  *orders
@@ -94,7 +92,6 @@ func (w *Worker) Run(ctx context.Context) error {
 	w.die()
 	w.uploads.close()
 	w.works.Wait()
-	w.lent.expire(math.MaxInt64)
 	return w.masters.close()
 }
 
