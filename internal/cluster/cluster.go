@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"log/slog"
+	mathrand "math/rand/v2"
 	"net"
 	"os"
 	"os/user"
@@ -85,7 +86,7 @@ func Start(t testing.TB, opts Options) *Cluster {
 		n = 1
 	}
 	for i := range max(n, 0) {
-		c.workers = append(c.workers, &workerServer{c: c, number: i})
+		c.workers = append(c.workers, &workerServer{c: c, number: i, id: sluice.WorkerID(mathrand.Uint64() | 1)})
 		c.workers[i].start()
 	}
 	c.Ready()

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	mathrand "math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -153,6 +152,7 @@ func (c *Cluster) Blocks(n int) *blockstore.Store { return c.workers[n].blocks }
 type workerServer struct {
 	c      *Cluster
 	number int
+	id     sluice.WorkerID // kept through all its lives
 
 	server *server // nil: it does not run
 	worker *worker.Worker
@@ -181,7 +181,7 @@ func (w *workerServer) open() error {
 		return err
 	}
 	w.blocks, err = blockstore.Open(context.Background(), blockstore.Config{
-		Tiers: tiers, Worker: sluice.WorkerID(mathrand.Uint64()), Log: c.logger(name + "-blocks"),
+		Tiers: tiers, Worker: w.id, Log: c.logger(name + "-blocks"),
 	})
 	if err != nil {
 		return err

@@ -197,7 +197,9 @@ func (s *site) hammer() func() int {
 	}
 	for i := range 8 {
 		cold := sluice.Path(fmt.Sprintf("/s3/cold-%d", i))
-		wg.Go(func() { call("read "+string(cold), func(ctx context.Context) error { return s.get(ctx, cold, sluice.NeverAsk()) }) })
+		wg.Go(func() {
+			call("read "+string(cold), func(ctx context.Context) error { return s.get(ctx, cold, sluice.NeverAsk()) })
+		})
 	}
 	for range 4 {
 		wg.Go(func() {
