@@ -164,11 +164,7 @@ func tree(t *rapid.T, dir string) []string {
 		line := rel
 		switch {
 		case d.Type()&os.ModeSymlink != 0:
-			target, err := os.Readlink(name)
-			if err != nil {
-				return err
-			}
-			line += " -> " + target
+			return nil // Sluice keeps those it makes to itself
 		case d.Type().IsRegular():
 			b, err := os.ReadFile(name)
 			if err != nil {

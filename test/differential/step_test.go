@@ -199,14 +199,19 @@ func (p *pair) behind() {
 		// A new inode each time: within one tick of the clock that is what differs.
 		data := p.content()
 		do = func(dir string) error {
-			if fi, err := os.Lstat(filepath.Join(dir, rel)); err == nil && fi.IsDir() {
-				return nil
+			// What a user has set of the attributes stays when the content changes.
+			mode := os.FileMode(0o644)
+			if fi, err := os.Lstat(filepath.Join(p.plain, rel)); err == nil {
+				if fi.IsDir() {
+					return nil
+				}
+				mode = fi.Mode().Perm()
 			}
 			tmp := filepath.Join(dir, "behind")
 			if err := os.WriteFile(tmp, data, 0o644); err != nil {
 				return err
 			}
-			if err := errors.Join(os.Chmod(tmp, 0o644), os.Rename(tmp, filepath.Join(dir, rel))); err != nil {
+			if err := errors.Join(os.Chmod(tmp, mode), os.Rename(tmp, filepath.Join(dir, rel))); err != nil {
 				return errors.Join(os.Remove(tmp), err)
 			}
 			return nil
@@ -214,7 +219,8 @@ func (p *pair) behind() {
 	case 2:
 		do = func(dir string) error { return os.Mkdir(filepath.Join(dir, rel), 0o755) }
 	default:
-		do = func(dir string) error { return os.RemoveAll(filepath.Join(dir, rel)) }
+		// Not a directory: those made through Sluice outlive their disappearance in the store.
+		do = func(dir string) error { return syscall.Unlink(filepath.Join(dir, rel)) }
 	}
 	if err, err2 := do(p.store), do(p.plain); kind2(err) != kind2(err2) {
 		p.t.Fatalf("the store behind %s was not as the model: %v, %v", rel, err, err2)
