@@ -20,6 +20,9 @@ type script struct {
 	line  int
 	notes map[string]uint64 // applied indexes noted under a name
 	last  *wire.Command     // for "again"
+	// what "it" stands for: the intent, content and detached subtree answered last
+	intent, detached uint64
+	given            *wire.ContentID
 }
 
 // args are the words of a command line.
@@ -130,8 +133,11 @@ func (s *script) duration(w string) int64 {
 
 // content reads c7, or c7@def for one of another incarnation.
 func (s *script) content(w string) *wire.ContentID {
-	if w == "" {
+	switch w {
+	case "":
 		return nil
+	case "it":
+		return s.given
 	}
 	n, other, ok := strings.Cut(strings.TrimPrefix(w, "c"), "@")
 	c := &wire.ContentID{Incarnation: incarnation, Counter: s.number(n)}
@@ -160,7 +166,28 @@ func (s *script) file(w string) uint64 {
 // send applies a command in an entry of its own and shows the answer.
 func (s *script) send(c *wire.Command) string {
 	s.last = c
-	return s.answer(s.m.apply(c)[0])
+	a := s.m.apply(c)[0]
+	if a.Intent != 0 {
+		s.intent = a.Intent
+	}
+	if a.Content != nil {
+		s.given = a.Content
+	}
+	if all, _ := s.m.state.Detached(); len(all) > 0 {
+		s.detached = all[len(all)-1].ID
+	}
+	if all, _ := s.m.state.Intents(); len(all) > 0 && s.intent < all[len(all)-1].ID {
+		s.intent = all[len(all)-1].ID // of a change that was answered at once
+	}
+	return s.answer(a)
+}
+
+// open is the number of an intent or a detached subtree, or "it": the last one.
+func (s *script) open(w string, last uint64) uint64 {
+	if w == "it" {
+		return last
+	}
+	return s.number(w)
 }
 
 // answer shows an answer on one line.

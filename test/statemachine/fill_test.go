@@ -57,17 +57,17 @@ func (s *script) fillDesk(name string, a *args, c *wire.Command, word func(int) 
 	case "load": // load DIR [NAME:LENGTH:VERSION | NAME/]... [noted=NAME] [complete] [after=N] [upto=N] [gone]
 		c.Op = &wire.Command_LoadChildren{LoadChildren: s.load(a, word(0))}
 	case "reap": // reap DETACHED [limit=N]
-		c.Op = &wire.Command_Reap{Reap: &wire.Reap{Detached: s.number(word(0)), Limit: uint32(s.num(a, "limit"))}}
-	case "expirettl": // expirettl FILE epoch=N
-		c.Op = &wire.Command_ExpireTtl{ExpireTtl: &wire.ExpireTTL{File: s.file(word(0)), Epoch: s.num(a, "epoch")}}
+		c.Op = &wire.Command_Reap{Reap: &wire.Reap{Detached: s.open(word(0), s.detached), Limit: uint32(s.num(a, "limit"))}}
+	case "expirettl": // expirettl FILE [epoch=N]
+		c.Op = &wire.Command_ExpireTtl{ExpireTtl: &wire.ExpireTTL{File: s.file(word(0)), Epoch: s.ttlEpoch(a, word(0))}}
 	case "lost": // lost CONTENT [worker=W]
 		c.Op = &wire.Command_ReportLost{ReportLost: &wire.ReportLost{Content: s.content(word(0)), Worker: s.num(a, "worker")}}
 	case "attempt": // attempt INTENT [worker=W]
-		c.Op = &wire.Command_BeginAttempt{BeginAttempt: &wire.BeginAttempt{Intent: s.number(word(0)), Worker: s.num(a, "worker"), TimeLeft: int64(30 * time.Second), Term: 1}}
+		c.Op = &wire.Command_BeginAttempt{BeginAttempt: &wire.BeginAttempt{Intent: s.open(word(0), s.intent), Worker: s.num(a, "worker"), TimeLeft: int64(30 * time.Second), Term: 1}}
 	case "finish": // finish INTENT done [VERSION] [length=N] | finish INTENT refused KIND
 		c.Op = &wire.Command_FinishIntent{FinishIntent: s.finish(a, word)}
 	case "movekeys": // movekeys INTENT FILE FROM VERSION
-		c.Op = &wire.Command_MoveKeys{MoveKeys: &wire.MoveKeys{Intent: s.number(word(0)), Moved: []*wire.MovedKey{
+		c.Op = &wire.Command_MoveKeys{MoveKeys: &wire.MoveKeys{Intent: s.open(word(0), s.intent), Moved: []*wire.MovedKey{
 			{File: s.file(word(1)), From: word(2), Object: &wire.Object{Version: word(3)}},
 		}}}
 	case "incarnation": // incarnation N
@@ -76,6 +76,23 @@ func (s *script) fillDesk(name string, a *args, c *wire.Command, word func(int) 
 		return false
 	}
 	return true
+}
+
+// ttlEpoch is that of the option, or what is due of the file.
+func (s *script) ttlEpoch(a *args, file string) uint64 {
+	if _, ok := a.set["epoch"]; ok {
+		return s.num(a, "epoch")
+	}
+	due, err := s.m.state.DueTTL(s.m.tick, 100)
+	if err != nil {
+		s.fail("%v", err)
+	}
+	for _, d := range due {
+		if uint64(d.File) == s.file(file) {
+			return d.Epoch
+		}
+	}
+	return 0
 }
 
 func (s *script) create(a *args, path string) *wire.CreateFile {
@@ -186,7 +203,7 @@ func (s *script) object(w string) *wire.Object {
 }
 
 func (s *script) finish(a *args, word func(int) string) *wire.FinishIntent {
-	f := &wire.FinishIntent{Intent: s.number(word(0)), Done: a.flags["done"]}
+	f := &wire.FinishIntent{Intent: s.open(word(0), s.intent), Done: a.flags["done"]}
 	if f.Done {
 		if len(a.words) > 1 {
 			f.Object = &wire.Object{Version: word(1), Length: int64(s.num(a, "length")), Mtime: 910_000_000_000_000_000}

@@ -27,6 +27,12 @@ func (s *script) look(name string, a *args, by *wire.Principal) (string, bool) {
 			return sluice.KindOf(err).String(), true
 		}
 		return shown(info) + xattrs(info), true
+	case "mtime": // mtime PATH, in Unix seconds
+		info, err := st.Stat(p, sluice.Path(word(0)), false)
+		if err != nil {
+			return sluice.KindOf(err).String(), true
+		}
+		return fmt.Sprint(info.Mtime.Unix()), true
 	case "ls": // ls PATH
 		return s.list(p, sluice.Path(word(0))), true
 	case "access": // access PATH BITS
@@ -106,13 +112,13 @@ func (s *script) lookDesk(name string, word func(int) string) (string, bool) {
 		}
 	case "page": // page DETACHED LIMIT
 		var all []namespace.DetachedEntry
-		all, err = st.DetachedPage(s.number(word(0)), int(s.number(word(1))))
+		all, err = st.DetachedPage(s.open(word(0), s.detached), int(s.number(word(1))))
 		for _, d := range all {
 			fmt.Fprintf(&b, "#%d %s stored=%t version=%s\n", d.File, d.Key, d.Stored, d.Version)
 		}
 	case "moves": // moves INTENT LIMIT [AFTER]
 		var all []namespace.Move
-		all, err = st.Moves(s.number(word(0)), "", int(s.number(word(1))))
+		all, err = st.Moves(s.open(word(0), s.intent), "", int(s.number(word(1))))
 		for _, x := range all {
 			fmt.Fprintf(&b, "#%d %s -> %s version=%s at %s\n", x.File, x.From, x.To, x.Version, x.Path)
 		}
