@@ -1,6 +1,7 @@
 package namespace
 
 import (
+	"strings"
 	"time"
 
 	"github.com/sluicefs/sluice"
@@ -213,7 +214,7 @@ func (w *writer) refusedMove(i *Intent, why *wire.Error) (*wire.Answer, error) {
 	}
 	back, err := walk(w, nil, i.Path)
 	if err == nil && p.found() && p.path == i.To && !i.Diverged && !back.found() && len(back.missing) == 1 {
-		moved, err := w.anyMoved(i, p.node.id)
+		moved, err := w.anyMoved(i, &p)
 		if err != nil {
 			return nil, err
 		}
@@ -234,20 +235,18 @@ func (w *writer) refusedMove(i *Intent, why *wire.Error) (*wire.Answer, error) {
 	return nil, nil
 }
 
-// anyMoved says whether an entry directly in a directory has a key of its own, as those
-// have whose objects were moved.
-func (w *writer) anyMoved(i *Intent, dir sluice.FileID) (bool, error) {
-	moved := i.Attempts > 0 && i.Attempt.Number > maxCleanAttempts
-	err := children(w, dir, "", func(_ string, n *node) (bool, error) {
-		moved = moved || n.has(flagKey)
-		return !moved, nil
+// anyMoved says whether an object below a directory was moved by the intent, as far as
+// one step can see; if an attempt was made and there is more, it says yes.
+func (w *writer) anyMoved(i *Intent, p *place) (bool, error) {
+	to := strings.TrimSuffix(i.ToKey, "/")
+	moved, rows := false, 0
+	_, err := postOrder(w, leaf{p.at, p.key()}, func(l leaf) (bool, error) {
+		rows++
+		moved = moved || l.node.has(flagKey) && l.node.id != p.node.id && below(to, l.node.key) || rows > maxRows && i.Attempts > 0
+		return !moved && rows <= maxRows, nil
 	})
 	return moved, err
 }
-
-// maxCleanAttempts is how many attempts a move may have had to be taken back: of more,
-// nobody knows what they did.
-const maxCleanAttempts = 1
 
 // moveKeys is MoveKeys: the files' bytes lie under the keys that their paths imply.
 func (w *writer) moveKeys(c *wire.MoveKeys) (*wire.Answer, error) {

@@ -341,7 +341,7 @@ func (l *loader) absentOf(seen map[string]bool) error {
 		if l.c.Upto != "" && name > l.c.Upto {
 			return false, nil
 		}
-		if !seen[name] && n.inStore() && n.changed <= l.noted {
+		if !seen[name] && n.inStore() && n.changed <= l.noted && !(n.dir() && n.has(flagMade) && l.keepsMade(n)) {
 			if len(gone) >= maxRows {
 				l.more = true
 				return false, nil
@@ -361,6 +361,13 @@ func (l *loader) absentOf(seen map[string]bool) error {
 	return nil
 }
 
+// keepsMade says whether a directory made here stays as it is when the store has
+// nothing below it: only one with entries may have some that are gone.
+func (l *loader) keepsMade(n *node) bool {
+	none, err := empty(l.v, n.id)
+	return err == nil && none && n.has(flagLocal)
+}
+
 // absent takes away an entry that the store does not have, with what is below it, as
 // far as it was seen in the store and not changed since. What is not in the store yet
 // stays, and the directories above it.
@@ -378,7 +385,7 @@ func (l *loader) absent(e at, _ at, key string) error {
 			kept[x.parent] = true
 			return true, nil
 		}
-		if n.persist != sluice.Persisted || n.has(flagWriters) {
+		if n.persist != sluice.Persisted || n.has(flagWriters) || n.dir() && n.has(flagMade) {
 			kept[x.parent] = true
 		}
 		gone = append(gone, x)
@@ -399,7 +406,7 @@ func (l *loader) absent(e at, _ at, key string) error {
 func (l *loader) takeAway(e at) error {
 	old := e.node
 	switch {
-	case old.persist != sluice.Persisted:
+	case old.persist != sluice.Persisted, old.dir() && old.has(flagMade):
 		n := *old
 		n.set(flagLocal, true)
 		n.version, n.storeAt = "", 0

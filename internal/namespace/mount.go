@@ -184,6 +184,9 @@ func (w *writer) mayUnmount(r *mountRow, force bool) error {
 	}
 	for _, i := range open {
 		w.endIntent(i, answerOf(fail(sluice.UnknownOutcome, "the mount was taken away by force meanwhile")))
+		if err := w.giveUp(i); err != nil {
+			return err
+		}
 		if i.Detached != 0 {
 			if err := w.releaseDetached(i.Detached); err != nil {
 				return err
@@ -191,6 +194,18 @@ func (w *writer) mayUnmount(r *mountRow, force bool) error {
 		}
 	}
 	return nil
+}
+
+// giveUp drops the writer of a commit that is not carried out any more.
+func (w *writer) giveUp(i *Intent) error {
+	if i.Op != OpCommit {
+		return nil
+	}
+	wr, err := as[writerRow](w.get(writerKey(i.File, i.Content)))
+	if err != nil || wr == nil {
+		return err
+	}
+	return w.endWriterRows(i.File, i.Content, wr, true)
 }
 
 // updateMount is UpdateMount.

@@ -43,10 +43,11 @@ const (
 	flagStoreLink // a symlink that the store has as such
 	flagWriters   // there may be writers of it
 	flagHeld      // its contents have rows of their own
+	flagMade      // a directory made here without asking the store: no sync removes it
 )
 
 // stored are the flags that are kept as they are; the others follow from the fields.
-const stored = flagDir | flagSymlink | flagComplete | flagLocal | flagMount | flagPinned | flagUserAttrs | flagXAttrs | flagKey | flagStoreLink | flagWriters | flagHeld
+const stored = flagDir | flagSymlink | flagComplete | flagLocal | flagMount | flagPinned | flagUserAttrs | flagXAttrs | flagKey | flagStoreLink | flagWriters | flagHeld | flagMade
 
 // node is an inode with one name, as it lies under (parent, name).
 type node struct {

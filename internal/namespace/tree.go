@@ -159,13 +159,10 @@ func (w *writer) newContent() sluice.ContentID {
 // newNode makes the node of something made here by a user.
 func (w *writer) newNode(by *sluice.Principal, dir *node, flags uint32, mode sluice.Mode) *node {
 	owner, group := dir.perm.owner, dir.perm.group
-	if by != nil {
+	if by != nil && by.User != "" {
 		owner = by.User
-		if dir.perm.mode&0o2000 == 0 {
-			group = ""
-			if len(by.Groups) > 0 {
-				group = by.Groups[0]
-			}
+		if dir.perm.mode&0o2000 == 0 && len(by.Groups) > 0 {
+			group = by.Groups[0]
 		}
 	}
 	mode &= sluice.ModeMask
@@ -173,7 +170,7 @@ func (w *writer) newNode(by *sluice.Principal, dir *node, flags uint32, mode slu
 		mode |= 0o2000
 	}
 	return &node{
-		id: w.newFile(), flags: flags | flagLocal, perm: w.permFor(owner, group, mode),
+		id: w.newFile(), flags: flags | flagLocal | flagMade, perm: w.permFor(owner, group, mode),
 		mtime: w.wall, ctime: w.wall, changed: w.index,
 	}
 }
