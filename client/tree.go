@@ -129,6 +129,7 @@ func (c *Client) walk(ctx context.Context, path sluice.Path, opts sluice.ListOpt
 		}
 		for _, e := range p.answer.Entries {
 			info := e.Sluice()
+			info.Path = path
 			if !p.answer.File {
 				info.Path = path.Join(e.Path)
 			}

@@ -213,7 +213,7 @@ func (p *pair) compareList(rel string, f sluice.Freshness) []sluice.FileInfo {
 	}
 	if fi, err := os.Lstat(p.os(rel)); err == nil && !fi.IsDir() {
 		p.same("list "+rel, gotErr, nil) // Sluice lists a file as itself
-		if len(infos) != 1 || infos[0].Type == sluice.Directory {
+		if len(infos) != 1 || infos[0].Type == sluice.Directory || infos[0].Path != p.at(rel) {
 			p.t.Fatalf("list of the file %s: %q", rel, got)
 		}
 		return infos

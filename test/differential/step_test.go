@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 
 	"pgregory.net/rapid"
@@ -113,6 +114,9 @@ func (p *pair) rename() {
 	want := syscall.Rename(p.os(from), p.os(to)) // os.Rename looks first and says other things
 	if errors.Is(want, syscall.EEXIST) {
 		want = syscall.ENOTEMPTY
+	}
+	if got != nil && want != nil && (strings.HasPrefix(to, from+"/") || strings.HasPrefix(from, to+"/")) {
+		return // more than one reason at once: which is said first is nobody's promise
 	}
 	p.same("rename "+from+" to "+to, got, want)
 }
