@@ -66,7 +66,23 @@ func (c *cache) change(key string, r row) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.version++
-	c.put(s, key, r)
+	if cached(key[0]) {
+		c.put(s, key, r)
+		return
+	}
+	delete(s.young, key)
+	delete(s.old, key)
+}
+
+// cached says whether a changed row of a table is worth keeping in memory: it is not
+// where it is written once and seldom read.
+func cached(tag byte) bool {
+	switch tag {
+	case tagAnswer, tagPerm, tagTTL, tagSessionOf, tagTomb:
+		return false
+	default:
+		return true
+	}
 }
 
 func (c *cache) put(s *shard, key string, r row) {

@@ -61,10 +61,21 @@ func (w *writer) acknowledge(session uint64, st *sessionState, lowest uint64) {
 	if lowest <= st.lowest {
 		return
 	}
-	for seq := range st.seqs {
-		if seq < lowest {
-			delete(st.seqs, seq)
-			w.entry[string(key128(tagAnswer, session, seq))] = nil
+	forget := func(seq uint64) {
+		delete(st.seqs, seq)
+		w.entry[string(key128(tagAnswer, session, seq))] = nil
+	}
+	if lowest-st.lowest <= uint64(len(st.seqs)) {
+		for seq := st.lowest; seq < lowest; seq++ {
+			if _, ok := st.seqs[seq]; ok {
+				forget(seq)
+			}
+		}
+	} else {
+		for seq := range st.seqs {
+			if seq < lowest {
+				forget(seq)
+			}
 		}
 	}
 	st.lowest = lowest
