@@ -35,7 +35,7 @@ func (m *Master) housekeep() {
 		if err := m.expireTTL(m.ctx); err != nil && m.ctx.Err() == nil {
 			m.cfg.Log.Warn("files whose time is over cannot be ended", "cause", err)
 		}
-		m.intents.look()
+		m.intents.resume()
 		m.reaper.kick()
 		if m.cfg.Boot()-swept > sweepTime {
 			swept = m.cfg.Boot()

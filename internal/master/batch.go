@@ -15,7 +15,7 @@ const (
 	maxBatch      = 256       // commands in one entry
 	maxBatchBytes = 512 << 10 // encoded commands in one entry, unless one alone has more
 	maxQueued     = 16384     // commands waiting to be put into an entry
-	flights       = 4         // entries in the journal at once
+	flights       = 3         // entries in the journal at once
 )
 
 // batcher gathers concurrent commands into entries of the journal. While entries are on

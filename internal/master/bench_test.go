@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
@@ -18,7 +19,7 @@ import (
 // onDisk puts a benchmark's master on a real disk.
 func onDisk(b *testing.B) func(*Config) {
 	dir := b.TempDir()
-	return func(c *Config) { c.FS, c.Dir = vfs.Default, dir }
+	return func(c *Config) { c.FS, c.Dir, c.Background = vfs.Default, dir, time.Second }
 }
 
 // callers is how many calls are under way at once in benchmarks.
@@ -58,6 +59,8 @@ func BenchmarkCreate(b *testing.B) {
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "creates/s")
 	s := d.Stats()
 	b.ReportMetric(float64(s.Commands)/float64(max(s.Entries, 1)), "commands/entry")
+	b.ReportMetric(float64(s.Journal.Entries)/float64(max(s.Journal.Syncs, 1)), "entries/sync")
+	b.ReportMetric(float64(s.Journal.Syncs)/b.Elapsed().Seconds(), "syncs/s")
 }
 
 // BenchmarkStatOverSocket is Stat by clients of the protocol.

@@ -93,7 +93,7 @@ func (d *desk) restart() {
 // call is a fresh mutation of the session.
 func (d *desk) call() sluice.Call {
 	n := d.seq.Add(1)
-	return sluice.Call{Principal: root, Request: sluice.RequestID{Session: d.session, Seq: n, Lowest: max(n, 100) - 99}}
+	return sluice.Call{Principal: root, Request: sluice.RequestID{Session: d.session, Seq: n, Lowest: max(n, 600) - 599}}
 }
 
 // read is a call that changes nothing.

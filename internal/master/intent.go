@@ -63,17 +63,11 @@ func (x *intents) start(id uint64) *run {
 	return r
 }
 
-// resume starts every intent that the state has open.
+// resume starts every intent that the state has open: those of before a start, and
+// those that nobody waits for.
 func (x *intents) resume() {
 	for _, i := range x.m.openIntents() {
 		x.start(i.ID)
-	}
-}
-
-// look starts what is open, if anything is.
-func (x *intents) look() {
-	if x.m.state.Stats().Intents > 0 {
-		x.resume()
 	}
 }
 
@@ -85,6 +79,11 @@ func (x *intents) result(ctx context.Context, id uint64) (*wire.Answer, error) {
 	r := x.start(id)
 	select {
 	case <-r.done:
+		if r.answer.Error != nil { // what was known of the store is not so
+			for _, p := range r.paths() {
+				x.m.asked.forget(p)
+			}
+		}
 		return r.answer, nil
 	case <-ctx.Done():
 		return nil, &sluice.Error{Kind: sluice.UnknownOutcome, Err: errors.Join(errUnderWay, ctx.Err())}
@@ -122,6 +121,13 @@ func (r *run) stuck() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.diverged
+}
+
+// paths returns what it is about.
+func (r *run) paths() []sluice.Path {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return []sluice.Path{r.info.Path, r.info.To}
 }
 
 // note says how it stands, for reports.
@@ -184,7 +190,7 @@ func (x *intents) carry(r *run) {
 		x.endDiverged(r, wire.FromError(&sluice.Error{Kind: sluice.Diverged, Err: errors.New(t.Message)}))
 		return
 	}
-	if !x.inOrder(ctx, t) {
+	if !x.inOrder(ctx, t) || !x.fenced(ctx, t) {
 		return
 	}
 	pause := firstBackoff
@@ -237,6 +243,19 @@ func (x *intents) inOrder(ctx context.Context, t *task) bool {
 			return false
 		}
 	}
+}
+
+// fenced waits until nothing of an earlier primary's attempts can arrive at the store any
+// more, where the store cannot refuse it, and says whether the master goes on. Calls to
+// a file system end with the process that made them, which our lock of the directory
+// says is gone; those of workers do not.
+func (x *intents) fenced(ctx context.Context, t *task) bool {
+	e := x.m.mountTable.Load().byID(t.Mount)
+	if !t.tried || e == nil || e.features.CreateIfAbsent && e.features.ReplaceIf || e.features.NativeDirs && t.Attempt.Worker == 0 {
+		return true
+	}
+	left := x.m.started + max(t.Attempt.TimeLeft, x.m.cfg.Attempt) - x.m.cfg.Boot()
+	return left <= 0 || sleep(ctx, left)
 }
 
 // endDiverged answers who waits for an intent that the store has refused and that

@@ -171,11 +171,20 @@ func (m *Master) askPage(ctx context.Context, mount *mountEntry, dir sluice.Path
 	at, noted := m.cfg.Boot(), m.state.Applied()
 	m.counters.storeLists.Add(1)
 	page, err := store.List(ctx, req)
+	empty := true // an empty page means that the directory is not there
 	if errors.Is(err, sluice.NotFound) || errors.Is(err, sluice.NotDirectory) {
 		page, err = underfs.ListPage{}, nil
+	} else if err == nil && store.Features().NativeDirs {
+		empty = false
 	}
 	if err != nil {
 		return "", false, err
+	}
+	if empty && after == "" && len(page.Objects) == 0 && !page.More && dir != mount.Path {
+		// Nothing lies below, not even a marker: the store has no such directory.
+		if err := m.load(ctx, &wire.LoadChildren{Mount: uint64(mount.ID), Dir: string(dir), Noted: uint64(noted), Gone: true}); err != nil {
+			return "", false, err
+		}
 	}
 	l := &wire.LoadChildren{Mount: uint64(mount.ID), Dir: string(dir), Noted: uint64(noted), Complete: true, After: after}
 	late := m.gather(mount, prefix, after, page.Objects, l)

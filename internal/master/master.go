@@ -205,11 +205,9 @@ func (m *Master) send(ctx context.Context, commands []*wire.Command) ([]*wire.An
 	if !ok || len(answers) != len(commands) {
 		return nil, fmt.Errorf("the state machine answered %d commands with %d answers", len(commands), len(answers))
 	}
-	for i, a := range answers {
+	for _, a := range answers {
 		if a.Intent != 0 {
 			m.intents.start(a.Intent)
-		} else if r := commands[i].GetRename(); r != nil && !r.Atomic && a.Error == nil {
-			m.intents.look() // a directory whose objects follow has an intent that nobody waits for
 		}
 	}
 	return answers, nil

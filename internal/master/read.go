@@ -167,7 +167,11 @@ func (m *Master) list(ctx context.Context, c sluice.Call, path sluice.Path, opts
 	if mount == nil {
 		return m.state.List(c.Principal, path, opts.After, limit)
 	}
-	info, err := m.statFresh(ctx, c.Principal, path, sluice.StatOptions{Freshness: opts.Freshness})
+	// A directory that is known is asked about by listing it.
+	info, err := m.state.Stat(c.Principal, path, false)
+	if absent(err) || err == nil && !info.IsDir() {
+		info, err = m.statFresh(ctx, c.Principal, path, sluice.StatOptions{Freshness: opts.Freshness})
+	}
 	if err != nil {
 		return sluice.ListPage{}, err
 	}

@@ -89,16 +89,14 @@ func (m *Master) OpenSession(ctx context.Context, c sluice.Call, id sluice.Sessi
 	if id == 0 {
 		return sluice.SessionInfo{}, &sluice.Error{Op: "open session", Kind: sluice.Invalid, Err: errors.New("a session needs an id")}
 	}
-	if !m.sessions.touch(id) {
-		a, err := m.propose(ctx, &wire.Command{
-			By: wire.FromPrincipal(c.Principal),
-			Op: &wire.Command_OpenSession{OpenSession: &wire.OpenSession{Session: uint64(id)}},
-		})
-		if err != nil {
-			return sluice.SessionInfo{}, sluice.Wrap("open session", "", err)
-		}
-		m.sessions.add(id, sluice.Epoch(a.Epoch))
+	a, err := m.propose(ctx, &wire.Command{
+		By: wire.FromPrincipal(c.Principal),
+		Op: &wire.Command_OpenSession{OpenSession: &wire.OpenSession{Session: uint64(id)}},
+	})
+	if err != nil {
+		return sluice.SessionInfo{}, sluice.Wrap("open session", "", err)
 	}
+	m.sessions.add(id, sluice.Epoch(a.Epoch))
 	v, _ := m.fleet.View()
 	return sluice.SessionInfo{Lease: m.lease, Window: m.window, Cluster: m.cluster, View: *v}, nil
 }

@@ -202,6 +202,9 @@ func (m *Master) Rename(ctx context.Context, c sluice.Call, from, to sluice.Path
 		From: string(from), To: string(to), NoReplace: opts.NoReplace, Atomic: m.renamesWhole(mount),
 	}}
 	_, err = m.mutate(ctx, cmd)
+	if mount != nil && !m.renamesWhole(mount) {
+		m.intents.resume() // a directory's objects follow by an intent that nobody waits for
+	}
 	return sluice.Wrap("rename", from, err)
 }
 
@@ -221,6 +224,9 @@ func (m *Master) Remove(ctx context.Context, c sluice.Call, path sluice.Path, op
 		Path: string(path), Recursive: opts.Recursive, CacheOnly: opts.CacheOnly, Native: m.makesDirs(mount),
 	}}
 	_, err = m.mutate(ctx, cmd)
+	if mount != nil && opts.CacheOnly {
+		m.asked.forgetAll() // what was forgotten is to be found in the store again
+	}
 	return sluice.Wrap("remove", path, err)
 }
 
