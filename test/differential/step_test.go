@@ -20,7 +20,7 @@ import (
 func (p *pair) step(restart func()) {
 	p.t.Helper()
 	steps := map[string]func(){
-		"write": p.write, "replace": p.write, "create": p.create, "mkdir": p.mkdir, "parents": p.parents, "remove": p.remove,
+		"write": p.write, "replace": p.write, "create": p.create, "deep": p.deep, "mkdir": p.mkdir, "parents": p.parents, "remove": p.remove,
 		"tree": p.removeTree, "rename": p.rename, "move": p.rename, "list": p.list, "stat": p.stat, "read": p.read, "chmod": p.chmod,
 		"xattr": p.xattr, "symlink": p.symlink, "behind": p.behind,
 	}
@@ -71,6 +71,16 @@ func (p *pair) create() {
 	p.same("create "+rel, p.put(rel, data, sluice.CreateOptions{Exclusive: true}), want)
 }
 
+// deep writes a file and makes what is missing above it.
+func (p *pair) deep() {
+	rel, data := p.path("path"), p.content()
+	want := os.MkdirAll(filepath.Dir(p.os(rel)), 0o755)
+	if want == nil {
+		want = os.WriteFile(p.os(rel), data, 0o644)
+	}
+	p.same("create -p "+rel, p.put(rel, data, sluice.CreateOptions{Parents: true}), want)
+}
+
 func (p *pair) sluiceMkdir(rel string, parents bool) error {
 	_, err := p.fs.Mkdir(p.ctx, p.at(rel), sluice.MkdirOptions{Parents: parents})
 	return err
@@ -110,12 +120,13 @@ func (p *pair) removeTree() {
 
 func (p *pair) rename() {
 	from, to := p.path("from"), p.path("to")
+	_, missing := os.Lstat(p.os(from))
 	got := p.fs.Rename(p.ctx, p.at(from), p.at(to), sluice.RenameOptions{})
 	want := syscall.Rename(p.os(from), p.os(to)) // os.Rename looks first and says other things
 	if errors.Is(want, syscall.EEXIST) {
 		want = syscall.ENOTEMPTY
 	}
-	if got != nil && want != nil && (strings.HasPrefix(to, from+"/") || strings.HasPrefix(from, to+"/")) {
+	if got != nil && want != nil && (missing != nil || strings.HasPrefix(to, from+"/") || strings.HasPrefix(from, to+"/")) {
 		return // more than one reason at once: which is said first is nobody's promise
 	}
 	p.same("rename "+from+" to "+to, got, want)
