@@ -22,9 +22,11 @@ func (s *State) Apply(index sluice.Index, entry *wire.Entry) ([]*wire.Answer, er
 	case w.broken != nil:
 		return nil, w.broken
 	case entry.Format > wire.EntryFormat:
-		return nil, unknown("the entry has format %d; this build knows %d: install a newer one", entry.Format, wire.EntryFormat)
+		w.broken = unknown("the entry has format %d; this build knows %d: install a newer one", entry.Format, wire.EntryFormat)
+		return nil, w.broken
 	case entry.Version > wire.ClusterVersion:
-		return nil, unknown("the entry is of cluster version %d; this build knows %d: install a newer one", entry.Version, wire.ClusterVersion)
+		w.broken = unknown("the entry is of cluster version %d; this build knows %d: install a newer one", entry.Version, wire.ClusterVersion)
+		return nil, w.broken
 	}
 	w.index, w.meta.applied = index, index
 	w.meta.wall = entry.Wall

@@ -181,7 +181,10 @@ func (w *writer) finishMoveTree(i *Intent) (*wire.Answer, error) {
 	n.set(flagLocal, false)
 	n.changed, n.moved = w.index, w.index
 	w.changed = append(w.changed, 0)
-	return &wire.Answer{}, w.set(&p, &n)
+	if err := w.set(&p, &n); err != nil {
+		return nil, err
+	}
+	return &wire.Answer{}, w.storedAbove(&p)
 }
 
 // finishRefused takes back what can be taken back of an intent that the store refused

@@ -17,6 +17,7 @@ type loader struct {
 	mount  *mountRow
 	dir    place
 	loaded uint32
+	added  bool // an entry was made: the directories above are in the store
 	more   bool // absent directories have more below than one step takes
 }
 
@@ -38,7 +39,11 @@ func (w *writer) loadChildren(c *wire.LoadChildren) (*wire.Answer, error) {
 // NeedsLoad says whether applying the command could change anything, so that what is
 // known already is not proposed again. Where it cannot tell, it says yes.
 func (s *State) NeedsLoad(c *wire.LoadChildren) bool {
-	err := s.look(func(v view) error {
+	look := s.look
+	if c.Complete || len(c.Objects) > 1 {
+		look = s.lookAt // memory alone will not do
+	}
+	err := look(func(v view) error {
 		l := &loader{v: v, c: c, noted: sluice.Index(c.Noted)}
 		return l.run()
 	})
@@ -76,7 +81,7 @@ func (l *loader) run() error {
 		if !p.found() || path == l.mount.mount.Path {
 			return nil
 		}
-		return l.absent(p.at, p.dir, p.key())
+		return l.absent(p.at, p.key())
 	}
 	if !p.found() {
 		if ok, err := l.makeMissing(); err != nil || !ok {
@@ -93,10 +98,15 @@ func (l *loader) run() error {
 			return err
 		}
 	}
-	if !l.c.Complete {
-		return nil
+	if l.c.Complete {
+		if err := l.absentOf(seen); err != nil {
+			return err
+		}
 	}
-	return l.absentOf(seen)
+	if l.w != nil && l.added {
+		return l.w.storedAbove(&place{path: path.Join("x"), mount: l.mount})
+	}
+	return nil
 }
 
 // busy says whether an open intent touches the key, so that what a listing says of it
@@ -183,7 +193,7 @@ func (l *loader) object(o *wire.Object) error {
 
 // replace puts a file in the place of a directory that is gone, or the other way.
 func (l *loader) replace(e at, key string, o *wire.Object) error {
-	if err := l.absent(e, l.dir.at, key); err != nil {
+	if err := l.absent(e, key); err != nil {
 		return err
 	}
 	left, err := child(l.v, e.parent, e.name)
@@ -195,6 +205,7 @@ func (l *loader) replace(e at, key string, o *wire.Object) error {
 
 // add makes an entry.
 func (l *loader) add(o *wire.Object) error {
+	l.added = true
 	return l.w.addNode(l.mount.mount.ID, l.dir.node.id, o.Key, l.newNode(o))
 }
 
@@ -354,7 +365,7 @@ func (l *loader) absentOf(seen map[string]bool) error {
 		return err
 	}
 	for _, e := range gone {
-		if err := l.absent(at{l.dir.node.id, e.name, e.n}, l.dir.at, joinKey(l.dir.key(), e.name)); err != nil {
+		if err := l.absent(at{l.dir.node.id, e.name, e.n}, joinKey(l.dir.key(), e.name)); err != nil {
 			return err
 		}
 	}
@@ -371,7 +382,7 @@ func (l *loader) keepsMade(n *node) bool {
 // absent takes away an entry that the store does not have, with what is below it, as
 // far as it was seen in the store and not changed since. What is not in the store yet
 // stays, and the directories above it.
-func (l *loader) absent(e at, _ at, key string) error {
+func (l *loader) absent(e at, key string) error {
 	kept := map[sluice.FileID]bool{} // directories that keep something
 	rows := 0
 	var gone []leaf

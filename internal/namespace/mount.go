@@ -95,16 +95,24 @@ func (w *writer) mayMount(path sluice.Path, by *sluice.Principal) (*place, error
 	if !p.node.dir() {
 		return nil, fail(sluice.NotDirectory, "there is a file at %s", path)
 	}
-	if p.mount == nil {
-		none, err := empty(w, p.node.id)
-		if err != nil {
-			return nil, err
-		}
-		if !none {
-			return nil, fail(sluice.NotEmpty, "the directory %s has entries that the mount would hide", path)
-		}
+	if p.mount != nil {
+		return &p, w.noWriters(p.mount)
 	}
-	return &p, nil
+	none, err := empty(w, p.node.id)
+	if err == nil && !none {
+		err = fail(sluice.NotEmpty, "the directory %s has entries that the mount would hide", path)
+	}
+	return &p, err
+}
+
+// noWriters refuses to shadow a directory while files of its mount are being written:
+// one of them might be in it, and could not be ended any more.
+func (w *writer) noWriters(m *mountRow) error {
+	c, err := as[countsRow](w.get(key64(tagCounts, uint64(m.mount.ID))))
+	if err == nil && c != nil && c.writers > 0 {
+		err = fail(sluice.Busy, "files of the mount %s are being written", m.mount.Path)
+	}
+	return err
 }
 
 // unmount is UnmountStore.

@@ -130,7 +130,7 @@ func (n *node) rowFlags() uint32 {
 	on(flagExtents, len(n.extents) > 0)
 	on(flagTarget, n.target != "")
 	on(flagVersion, n.version != "")
-	on(flagStoreAt, n.storeAt != 0 && n.storeAt != n.mtime)
+	on(flagStoreAt, n.storeAt != 0 && (n.storeAt != n.mtime || n.version == ""))
 	on(flagTTL, n.ttl != nil)
 	on(flagMoved, n.moved != 0)
 	return f

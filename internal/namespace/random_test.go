@@ -277,7 +277,7 @@ func mixed(t *rapid.T, m *machine) {
 		}
 	case 9:
 		m.load(1, "/m"+rapid.SampledFrom([]string{"", "/a", "/a/b", "/c"}).Draw(t, "dir"), m.s.Applied()-sluice.Index(pick(3, "ago")),
-			object(rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "name"), fmt.Sprint("v", pick(3, "version")), int64(pick(2, "length"))), directory("d"))
+			object(rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "name"), rapid.SampledFrom([]string{"", "v1", "v2"}).Draw(t, "version"), int64(pick(2, "length"))), directory("d"))
 	case 10:
 		m.do(nil, &wire.Command_CloseSession{CloseSession: &wire.CloseSession{Session: testSession}})
 		m.do(nil, &wire.Command_OpenSession{OpenSession: &wire.OpenSession{Session: testSession}})

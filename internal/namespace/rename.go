@@ -168,11 +168,11 @@ func (w *writer) renameFile(x *renaming) (*wire.Answer, error) {
 
 // renameDir renames a directory in a mount.
 func (w *writer) renameDir(x *renaming, atomic bool) (*wire.Answer, error) {
-	none, err := empty(w, x.from.node.id)
+	local, err := w.onlyHere(&x.from)
 	if err != nil {
 		return nil, err
 	}
-	local := none && x.from.node.has(flagLocal) && (x.to.node == nil || x.to.node.has(flagLocal))
+	local = local && (x.to.node == nil || x.to.node.has(flagLocal))
 	for _, s := range []span{{x.from.key(), true}, {x.to.ownKey(), true}} {
 		if err := w.clear(x.from.mountID(), s, true); err != nil {
 			return nil, err
@@ -209,6 +209,18 @@ func (w *writer) renameDir(x *renaming, atomic bool) (*wire.Answer, error) {
 	return &wire.Answer{Info: wire.FromFileInfo(x.to.info())}, nil
 }
 
+// onlyHere says whether nothing of a directory is in the store, as far as one step can
+// see.
+func (w *writer) onlyHere(p *place) (bool, error) {
+	here, rows := true, 0
+	_, err := postOrder(w, leaf{p.at, p.key()}, func(l leaf) (bool, error) {
+		rows++
+		here = !l.node.inStore() && rows <= maxRows
+		return here, nil
+	})
+	return here, err
+}
+
 // finishRename makes the change that a store has made.
 func (w *writer) finishRename(i *Intent, o *wire.Object) (*wire.Answer, error) {
 	x, err := w.again(i)
@@ -228,6 +240,9 @@ func (w *writer) finishRename(i *Intent, o *wire.Object) (*wire.Answer, error) {
 		n.set(flagLocal, false)
 	}
 	if err := w.set(&x.to, &n); err != nil {
+		return nil, err
+	}
+	if err := w.storedAbove(&x.to); err != nil {
 		return nil, err
 	}
 	return &wire.Answer{Info: wire.FromFileInfo(x.to.info())}, nil

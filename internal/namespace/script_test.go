@@ -93,7 +93,7 @@ type script struct {
 func (x *script) run(line string) string {
 	var words []string
 	opt := map[string]string{}
-	for _, w := range strings.Fields(line) {
+	for w := range strings.FieldsSeq(line) {
 		switch w {
 		case "I": // the intent seen last
 			w = strconv.FormatUint(x.intent, 10)
@@ -411,9 +411,10 @@ func (x *script) showStat(path string) string {
 	if err != nil {
 		return err.Error()
 	}
-	s := fmt.Sprintf("%s id=%d %s %s %s:%s length=%d", i.Type, i.ID, i.Mode, i.Persistence, i.Owner, i.Group, i.Length)
+	var s strings.Builder
+	s.WriteString(fmt.Sprintf("%s id=%d %s %s %s:%s length=%d", i.Type, i.ID, i.Mode, i.Persistence, i.Owner, i.Group, i.Length))
 	for _, e := range i.Extents {
-		s += fmt.Sprintf(" content=%d+%d*%d", e.Content.Counter, e.Count, e.BlockSize)
+		s.WriteString(fmt.Sprintf(" content=%d+%d*%d", e.Content.Counter, e.Count, e.BlockSize))
 	}
 	for _, f := range []struct {
 		on   bool
@@ -424,10 +425,10 @@ func (x *script) showStat(path string) string {
 		{len(i.XAttrs) > 0, fmt.Sprintf("xattrs=%s", i.XAttrs)},
 	} {
 		if f.on {
-			s += " " + f.text
+			s.WriteString(" " + f.text)
 		}
 	}
-	return s
+	return s.String()
 }
 
 func (x *script) showIntents() string {
