@@ -15,12 +15,11 @@ import (
 // unknown command) or cannot read or write its rows: the member must stop.
 func (s *State) Apply(index sluice.Index, entry *wire.Entry) ([]*wire.Answer, error) {
 	w := s.w
-	if index <= w.meta.applied {
-		return nil, nil
-	}
 	switch {
 	case w.broken != nil:
 		return nil, w.broken
+	case index <= w.meta.applied:
+		return nil, nil
 	case entry.Format > wire.EntryFormat:
 		w.broken = unknown("the entry has format %d; this build knows %d: install a newer one", entry.Format, wire.EntryFormat)
 		return nil, w.broken
