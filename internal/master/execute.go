@@ -299,6 +299,12 @@ func (c *call) rename(ctx context.Context) (*wire.Object, error) {
 // move sends the rename, or a copy and a deletion.
 func (c *call) move(ctx context.Context) (*wire.Object, error) {
 	if r, ok := underfs.As[underfs.Renamer](c.store); ok {
+		if c.t.Op == namespace.OpRenameDir && !c.t.ToAbsent {
+			// An empty directory is replaced, and no version names one: it goes first.
+			if err := c.delete(ctx, c.to(), ""); err != nil {
+				return nil, err
+			}
+		}
 		o, err := r.Rename(ctx, c.key(), c.to(), c.replaces())
 		if err != nil {
 			return nil, err

@@ -70,6 +70,12 @@ func (m *Master) askPath(ctx context.Context, mount *mountEntry, path sluice.Pat
 	at, noted := m.cfg.Boot(), m.state.Applied()
 	m.counters.storeStats.Add(1)
 	o, err := store.Stat(ctx, mount.key(path))
+	if err == nil && !o.Dir && m.showsDir(path) {
+		// Of "d" and "d/e" the directory wins, which a listing has shown.
+		if d, err := store.Stat(ctx, mount.key(path)+"/"); err == nil && d.Dir {
+			o = d
+		}
+	}
 	load := &wire.LoadChildren{Mount: uint64(mount.ID), Noted: uint64(noted)}
 	switch {
 	case err == nil && usable(&o):
@@ -84,6 +90,12 @@ func (m *Master) askPath(ctx context.Context, mount *mountEntry, path sluice.Pat
 	}
 	m.asked.sawPath(path, at)
 	return nil
+}
+
+// showsDir says whether the tree has a directory at path.
+func (m *Master) showsDir(path sluice.Path) bool {
+	info, err := m.state.Stat(sluice.Principal{Super: true}, path, false)
+	return err == nil && info.IsDir()
 }
 
 // usable says whether an object is a file or directory to users. An object whose key

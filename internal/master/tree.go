@@ -22,6 +22,7 @@ const (
 // page is reaped when all of it is gone, so that a restart goes on where it stopped.
 // What another version lies under has appeared later, and stays.
 func (c *call) removeTree(ctx context.Context) error {
+	native := c.store.Features().NativeDirs // then every directory may be there, whatever was seen
 	for {
 		page, err := c.m.state.DetachedPage(c.t.Detached, treePage)
 		if err != nil {
@@ -41,7 +42,7 @@ func (c *call) removeTree(ctx context.Context) error {
 				step.SetLimit(1)
 			}
 			for _, e := range page[i:j] {
-				if e.Stored && e.Key != "" && e.Key != "/" {
+				if (e.Stored || e.Dir && native) && e.Key != "" && e.Key != "/" {
 					step.Go(func() error { return c.removeEntry(ctx, underfs.Key(e.Key), e.Version, e.Dir) })
 				}
 			}

@@ -45,9 +45,6 @@ func (w *writer) recall(r *wire.RequestID) (*wire.Answer, error) {
 
 // decode returns the remembered answer.
 func (r *answerRow) decode() *wire.Answer {
-	if r.intent != 0 {
-		return &wire.Answer{Intent: r.intent}
-	}
 	a := &wire.Answer{}
 	if err := a.UnmarshalVT(r.answer); err != nil {
 		return answerOf(fail(sluice.UnknownOutcome, "the remembered answer is damaged"))
@@ -98,11 +95,7 @@ func (w *writer) remember(r *wire.RequestID, a *wire.Answer) {
 		return
 	}
 	st.seqs[r.Seq] = struct{}{}
-	row := &answerRow{lowest: st.lowest, intent: a.Intent}
-	if a.Intent == 0 {
-		row.answer = marshalAnswer(a)
-	}
-	w.entry[string(key128(tagAnswer, r.Session, r.Seq))] = row
+	w.entry[string(key128(tagAnswer, r.Session, r.Seq))] = &answerRow{lowest: st.lowest, intent: a.Intent, answer: marshalAnswer(a)}
 }
 
 // keepLowest writes the session's window where no answer does.

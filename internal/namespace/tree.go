@@ -170,7 +170,7 @@ func (w *writer) newNode(by *sluice.Principal, dir *node, flags uint32, mode slu
 		mode |= 0o2000
 	}
 	return &node{
-		id: w.newFile(), flags: flags | flagLocal | flagMade, perm: w.permFor(owner, group, mode),
+		id: w.newFile(), flags: flags | flagLocal | flagMade | flagUserAttrs, perm: w.permFor(owner, group, mode),
 		mtime: w.wall, ctime: w.wall, changed: w.index,
 	}
 }
