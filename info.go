@@ -2,6 +2,7 @@ package sluice
 
 import (
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -279,10 +280,5 @@ type Principal struct {
 
 // In says whether the principal is a member of group.
 func (p Principal) In(group string) bool {
-	for _, g := range p.Groups {
-		if g == group {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(p.Groups, group)
 }

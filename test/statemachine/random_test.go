@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -57,14 +58,15 @@ func (p *pair) n(k int, what string) int { return rapid.IntRange(0, k-1).Draw(p.
 func (p *pair) yes(what string) bool     { return p.n(4, what) == 0 }
 
 func (p *pair) path() string {
-	path := [...]string{"", "", "/s", "/s", "/s"}[p.n(5, "where")]
+	var path strings.Builder
+	path.WriteString([...]string{"", "", "/s", "/s", "/s"}[p.n(5, "where")])
 	for range 1 + p.n(3, "depth") {
-		path += "/" + [...]string{"a", "b", "c"}[p.n(3, "name")]
+		path.WriteString("/" + [...]string{"a", "b", "c"}[p.n(3, "name")])
 	}
 	if p.n(40, "top") == 0 {
 		return [...]string{"/", "/s"}[p.n(2, "which")]
 	}
-	return path
+	return path.String()
 }
 
 func (p *pair) session(id uint64) {
@@ -224,11 +226,12 @@ func (p *pair) rename() {
 }
 
 func (p *pair) load() {
-	dir := "/s"
+	var dir strings.Builder
+	dir.WriteString("/s")
 	for range p.n(3, "depth") {
-		dir += "/" + [...]string{"a", "b", "c"}[p.n(3, "name")]
+		dir.WriteString("/" + [...]string{"a", "b", "c"}[p.n(3, "name")])
 	}
-	l := &wire.LoadChildren{Mount: 1, Dir: dir, Noted: uint64(p.m.index())}
+	l := &wire.LoadChildren{Mount: 1, Dir: dir.String(), Noted: uint64(p.m.index())}
 	if p.yes("old") {
 		l.Noted = uint64(p.floor) + uint64(p.n(int(p.m.index()-p.floor)+1, "age"))
 	}
@@ -249,7 +252,7 @@ func (p *pair) load() {
 		l.Objects = append(l.Objects, &wire.Object{Key: name, Dir: o.dir, Length: o.length, Version: o.version, Mtime: 1})
 	}
 	a := p.send(&wire.Command{Op: &wire.Command_LoadChildren{LoadChildren: l}})
-	p.want(a, p.model.load(dir, objects, sluice.Index(l.Noted), l.Complete, l.Gone))
+	p.want(a, p.model.load(dir.String(), objects, sluice.Index(l.Noted), l.Complete, l.Gone))
 }
 
 // compare fails where the trees below a directory differ.
