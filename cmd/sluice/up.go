@@ -1,0 +1,74 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sluicefs/sluice/internal/web"
+)
+
+// metric is short for the figures that metrics.go makes of the rooms' counters.
+type metric = web.Metric
+
+func joined(err ...error) error { return errors.Join(err...) }
+
+func (p *program) up() *cobra.Command {
+	var clear, yes bool
+	cmd := &cobra.Command{
+		Use: "up", Short: "Start a master and a worker on this machine", Args: cobra.NoArgs,
+		Long: `Start a master and a worker on this machine.
+
+Everything lies below the data directory (~/.sluice, or --set data=DIR); nothing listens beyond this machine.
+Ctrl-C or SIGTERM stops both within seconds; the next start goes on where this one ended. A tmpfs that the
+worker mounted for its MEM tier stays mounted, with what is cached; --clear removes it, after listing what
+exists nowhere else.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if clear {
+				return p.clear(cmd.Context(), yes)
+			}
+			h, err := p.host(true)
+			if err != nil {
+				return err
+			}
+			if err := h.startBoth(cmd.Context()); err != nil {
+				return joined(err, h.stop())
+			}
+			h.welcome()
+			err = h.wait(cmd.Context())
+			fmt.Fprintln(h.out, "stopped; sluice up goes on from here")
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&clear, "clear", false, "drop the cache of a stopped worker and unmount its tmpfs")
+	cmd.Flags().BoolVar(&yes, "yes", false, "with --clear: even what exists nowhere else")
+	return cmd
+}
+
+// startBoth starts a master and a worker in this process.
+func (h *host) startBoth(ctx context.Context) error {
+	m, err := h.startMaster(ctx)
+	if err != nil {
+		return err
+	}
+	w, err := h.startWorker(ctx)
+	if err != nil {
+		return err
+	}
+	collect := func() []metric { return append(masterMetrics(m.Stats()), workerMetrics(w.Stats())...) }
+	return h.listenHTTP(h.cfg.Master.HTTP, collect, func() error { return joined(m.Ready(), w.Ready()) })
+}
+
+// welcome says where things are and what to type next.
+func (h *host) welcome() {
+	fmt.Fprintf(h.out, `Sluice is up. Data: %s
+  master  unix:%s %s
+  worker  unix:%s %s
+`, h.cfg.Data, h.cfg.socket("master"), h.cfg.Master.Listen, h.cfg.socket("worker"), h.cfg.Worker.Listen)
+	if h.cfg.Master.HTTP != "" {
+		fmt.Fprintf(h.out, "  http    http://%s/metrics, /health/ready, /debug/pprof\n", h.cfg.Master.HTTP)
+	}
+	fmt.Fprint(h.out, "Next:  sluice fs mount /data file:///some/dir && sluice fs ls -l /data\n")
+}
