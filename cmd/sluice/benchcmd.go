@@ -65,7 +65,7 @@ Cases that read an object store need --bucket; its keys come from AWS_ACCESS_KEY
 	cmd.Flags().BoolVar(&f.list, "list", false, "print the names of the cases")
 	cmd.Flags().StringVar(&output, "output", "text", "text or json (one object a line)")
 	cmd.Flags().StringVar(&f.dir, "dir", "", "where the local store and the journal lie (default a temporary directory)")
-	cmd.Flags().StringVar(&f.memory, "mem-size", "4GiB", "size of the MEM tier")
+	cmd.Flags().StringVar(&f.memory, "mem-size", "6GiB", "size of the MEM tier")
 	cmd.Flags().StringVar(&f.bucket, "bucket", "", "an object store to read cold, such as s3://bucket/prefix")
 	cmd.Flags().StringArrayVarP(&f.settings, "option", "o", nil, "a setting of its driver, NAME=VALUE")
 	cmd.Flags().StringVar(&f.linkRate, "link-rate", "200MB", "bytes per second of the slow link")

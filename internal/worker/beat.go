@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sluicefs/sluice"
@@ -15,6 +16,7 @@ import (
 type beats struct {
 	w    *Worker
 	kick chan struct{} // has room for one: beat at once
+	full atomic.Bool   // the next beat looks for never-evictable contents, however lately one did
 
 	// Of the loop only.
 	mounts uint64             // version of the mount table
@@ -83,6 +85,16 @@ func (b *beats) now(ctx context.Context, most time.Duration) error {
 			return errStopping()
 		}
 	}
+}
+
+// reclaimWait is how long a writer waits for room that dead contents may leave.
+const reclaimWait = 2 * time.Second
+
+// reclaim asks the masters at once which never-evictable contents are still live, and
+// returns when what is not has made room.
+func (b *beats) reclaim(ctx context.Context) error {
+	b.full.Store(true)
+	return b.now(ctx, reclaimWait)
 }
 
 // loop beats until ctx ends.
@@ -179,7 +191,7 @@ func (b *beats) look() {
 	}
 	b.asks = w.uploads.open(maxPrepared)
 	now := w.cfg.Boot()
-	if b.looked != 0 && now-b.looked < lookEvery {
+	if !b.full.Swap(false) && b.looked != 0 && now-b.looked < lookEvery {
 		return
 	}
 	b.looked = now

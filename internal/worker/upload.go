@@ -200,7 +200,7 @@ func (u *upload) take(ctx context.Context, off int64, p []byte) (retry bool, err
 			return true, err
 		}
 	}
-	if err := u.cache(p, off); err != nil {
+	if err := u.cache(ctx, p, off); err != nil {
 		return false, err
 	}
 	if u.up == nil {
@@ -210,13 +210,17 @@ func (u *upload) take(ctx context.Context, off int64, p []byte) (retry bool, err
 }
 
 // cache writes a piece to the block store. A content that lies in a store as well goes
-// on without it where there is no room.
-func (u *upload) cache(p []byte, off int64) error {
+// on without it where there is no room; for any other the masters are asked first which
+// contents have died.
+func (u *upload) cache(ctx context.Context, p []byte, off int64) error {
 	for len(p) > 0 && u.cached {
 		size := u.claims.blockSize
 		in := off % size
 		n := min(int64(len(p)), size-in)
 		err := u.cacheIn(uint32(off/size), in, p[:n])
+		if sluice.KindOf(err) == sluice.NoSpace && u.up == nil && u.w.beats.reclaim(ctx) == nil {
+			err = u.cacheIn(uint32(off/size), in, p[:n])
+		}
 		if err != nil {
 			if u.up == nil {
 				return err

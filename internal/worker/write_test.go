@@ -224,6 +224,31 @@ func TestMustCache(t *testing.T) {
 	}
 }
 
+// What a deleted file held is room for the next one at once: a writer that finds none
+// has the masters asked what has died.
+func TestWriteReclaims(t *testing.T) {
+	b := newBench(t, underfstest.Options{}, old, func(b *bench) { b.quota = 16 << 20 })
+	data := pattern(1, 9<<20)
+	dead := writeGrant(1, "", sluice.MustCache)
+	b.writeAll(dead, data, 1)
+	if _, err := b.seal(dead, int64(len(data))); err != nil {
+		t.Fatal(err)
+	}
+	b.until("the content was asked about, and lives", func() bool {
+		b.desk.mu.Lock()
+		defer b.desk.mu.Unlock()
+		return slices.ContainsFunc(b.desk.beats, func(q *wire.Heartbeat) bool { return len(q.Unpersisted) > 0 })
+	})
+	b.desk.mu.Lock()
+	b.desk.verdicts[content(1)] = &wire.ContentVerdict{State: verdictDead, Index: 10}
+	b.desk.mu.Unlock()
+	next := writeGrant(2, "", sluice.MustCache)
+	b.writeAll(next, data, 2)
+	if _, err := b.seal(next, int64(len(data))); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // CACHE_THROUGH without room in the cache goes on uncached.
 func TestWriteNoRoom(t *testing.T) {
 	b := newBench(t, underfstest.Options{}, old, func(b *bench) { b.quota = 4 << 20 })
