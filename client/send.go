@@ -62,10 +62,10 @@ func (w *writer) chooseFrom(ctx context.Context, begin func(to *worker) error) e
 const resendFor = 5 * time.Second
 
 // transmit sends one piece. A worker takes a repeated one once.
-func (w *writer) transmit(ctx context.Context, to *worker, off int64, p []byte) error {
+func (w *writer) transmit(ctx context.Context, to *worker, off int64, p parcel) error {
 	start, pause := time.Now(), firstPause
 	for {
-		err := to.Write(ctx, w.grant, off, p)
+		err := to.write(ctx, w.grant, off, p)
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
@@ -85,12 +85,13 @@ func (w *writer) transmit(ctx context.Context, to *worker, off int64, p []byte) 
 // seal are sent without waiting in between.
 func (w *writer) finish(ctx context.Context) (sealed sluice.Sealed, err error) {
 	if w.to == nil && w.n > 0 {
+		p := summed(w.buf[:w.n])
 		err = w.choose(ctx, func(to *worker) error {
-			sealed, err = w.sendSealed(ctx, to, w.buf[:w.n])
+			sealed, err = w.sendSealed(ctx, to, p)
 			return err
 		})
 		if err == nil {
-			w.count(w.buf[:w.n])
+			w.count(p)
 			w.n = 0
 		}
 		return sealed, err
@@ -106,19 +107,19 @@ func (w *writer) finish(ctx context.Context) (sealed sluice.Sealed, err error) {
 }
 
 // sendSealed sends all of a content and its seal to a worker.
-func (w *writer) sendSealed(ctx context.Context, to *worker, p []byte) (sealed sluice.Sealed, err error) {
+func (w *writer) sendSealed(ctx context.Context, to *worker, p parcel) (sealed sluice.Sealed, err error) {
 	sealing, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var early sync.WaitGroup
 	var overtook error
-	early.Go(func() { sealed, overtook = to.Seal(sealing, w.grant, int64(len(p))) })
+	early.Go(func() { sealed, overtook = to.Seal(sealing, w.grant, int64(len(p.data))) })
 	err = w.transmit(ctx, to, 0, p)
 	if err != nil {
 		cancel()
 	}
 	early.Wait()
 	if err == nil && overtook != nil {
-		return to.Seal(ctx, w.grant, int64(len(p))) // it came before the bytes, or got lost
+		return to.Seal(ctx, w.grant, int64(len(p.data))) // it came before the bytes, or got lost
 	}
 	return sealed, err
 }

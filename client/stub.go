@@ -67,8 +67,13 @@ func sums(b []byte) []uint32 {
 
 // Write implements [sluice.BlockWriter].
 func (w *worker) Write(ctx context.Context, g sluice.Grant, off int64, p []byte) error {
-	req := &wire.WriteRequest{Grant: g, Offset: off, Checksum: checksum(p)}
-	_, err := w.conn.CallPayload(ctx, wire.MethodWrite, req, nil, rpc.Payload{Send: p})
+	return w.write(ctx, g, off, summed(p))
+}
+
+// write is Write of a piece whose checksums are known.
+func (w *worker) write(ctx context.Context, g sluice.Grant, off int64, p parcel) error {
+	req := &wire.WriteRequest{Grant: g, Offset: off, Checksum: p.sum}
+	_, err := w.conn.CallPayload(ctx, wire.MethodWrite, req, nil, rpc.Payload{Send: p.data, Sums: p.sums})
 	w.note(err)
 	return err
 }

@@ -200,19 +200,19 @@ func (w *writer) flush(ctx context.Context) error {
 		w.release(buf)
 		return &sluice.Error{Kind: sluice.KindOf(ctx.Err()), Err: ctx.Err()}
 	}
-	off := w.sent
-	w.count(buf[:n])
+	off, p := w.sent, summed(buf[:n])
+	w.count(p)
 	before, done := w.last, make(chan struct{})
 	w.last = done
 	w.flight.Go(func() {
 		defer func() { <-w.slots }()
 		defer w.release(buf)
 		defer close(done)
-		err := w.transmit(w.sending, w.to, off, buf[:n])
+		err := w.transmit(w.sending, w.to, off, p)
 		if before != nil && errors.Is(err, sluice.Invalid) {
 			// It overtook the one before it, and this worker does not wait for that.
 			<-before
-			err = w.transmit(w.sending, w.to, off, buf[:n])
+			err = w.transmit(w.sending, w.to, off, p)
 		}
 		if err != nil {
 			w.mu.Lock()
@@ -226,14 +226,28 @@ func (w *writer) flush(ctx context.Context) error {
 	return nil
 }
 
+// parcel is some bytes of a content with their CRC-32C, whole and of each chunk of them:
+// computed once, for the wire, the worker and the content.
+type parcel struct {
+	data []byte
+	sum  uint32
+	sums []uint32
+}
+
+func summed(p []byte) parcel {
+	sums := blockstore.Sums(p)
+	return parcel{p, blockstore.CombineChunks(sums, int64(len(p))), sums}
+}
+
 // count adds p to what was handed to the sender.
-func (w *writer) count(p []byte) {
-	w.sum = blockstore.Combine(w.sum, checksum(p), int64(len(p)))
-	w.sent += int64(len(p))
+func (w *writer) count(p parcel) {
+	w.sum = blockstore.Combine(w.sum, p.sum, int64(len(p.data)))
+	w.sent += int64(len(p.data))
 }
 
 // sendNow sends p behind what was sent before and waits until it was taken.
-func (w *writer) sendNow(ctx context.Context, p []byte) error {
+func (w *writer) sendNow(ctx context.Context, data []byte) error {
+	p := summed(data)
 	if w.n > 0 {
 		if err := w.flush(ctx); err != nil {
 			return err

@@ -34,6 +34,9 @@ func Combine(a, b uint32, lenB int64) uint32 {
 	if lenB <= 0 {
 		return a
 	}
+	if lenB == sluice.ChunkSize {
+		return multiply(a, shiftChunk) ^ b
+	}
 	const one = uint32(1) << 31 // the polynomial 1, bits reflected
 	power := one >> 8           // x^8: one zero byte
 	shift := one
@@ -44,6 +47,20 @@ func Combine(a, b uint32, lenB int64) uint32 {
 		power = multiply(power, power)
 	}
 	return multiply(a, shift) ^ b
+}
+
+// shiftChunk is x^(8 sluice.ChunkSize) modulo the polynomial, bits reflected.
+const shiftChunk uint32 = 0xfe7740e6
+
+// CombineChunks returns the CRC-32C of length bytes from those of its chunks of 64 KiB,
+// the last of which may be short.
+func CombineChunks(sums []uint32, length int64) (sum uint32) {
+	for _, s := range sums {
+		n := min(length, sluice.ChunkSize)
+		sum = Combine(sum, s, n)
+		length -= n
+	}
+	return sum
 }
 
 // multiply returns a*b modulo the Castagnoli polynomial, all with reflected bits.

@@ -151,9 +151,12 @@ func TestCompaction(t *testing.T) {
 
 func TestCombine(t *testing.T) {
 	p := pattern(1, 200_000)
-	for _, cut := range []int{0, 1, 7, 4096, 65536, 65537, 199_999, 200_000} {
+	for _, cut := range []int{0, 1, 7, 4096, 65536, 65537, 134_464, 199_999, 200_000} {
 		if got := Combine(Sum(p[:cut]), Sum(p[cut:]), int64(len(p)-cut)); got != Sum(p) {
 			t.Errorf("cut at %d: %08x, want %08x", cut, got, Sum(p))
+		}
+		if got := CombineChunks(Sums(p[cut:]), int64(len(p)-cut)); got != Sum(p[cut:]) {
+			t.Errorf("chunks from %d: %08x, want %08x", cut, got, Sum(p[cut:]))
 		}
 	}
 }

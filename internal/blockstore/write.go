@@ -144,6 +144,13 @@ func (w *BlockWriter) move(ctx context.Context, end int64) error {
 // Kind Invalid where off leaves a gap or p is new in part only, TooLarge above
 // [sluice.MaxBlockSize], NoSpace and Unavailable as for FillPage.
 func (w *BlockWriter) WriteAt(ctx context.Context, p []byte, off int64) error {
+	return w.WriteSummed(ctx, p, off, nil)
+}
+
+// WriteSummed is [BlockWriter.WriteAt] of bytes whose CRC-32C the caller knows for each
+// chunk of p, the last of which may be short. They are used where off is at the start of
+// a chunk; nil: they are computed here.
+func (w *BlockWriter) WriteSummed(ctx context.Context, p []byte, off int64, sums []uint32) error {
 	const op = "write block"
 	end := off + int64(len(p))
 	switch {
@@ -163,7 +170,11 @@ func (w *BlockWriter) WriteAt(ctx context.Context, p []byte, off int64) error {
 		return w.store.trouble(w.home, nil, fmt.Errorf("write block: %w", err))
 	}
 	w.written = end
-	w.sum(p)
+	if sums != nil && off%sluice.ChunkSize == 0 {
+		w.take(sums, int64(len(p)))
+	} else {
+		w.sum(p)
+	}
 	return nil
 }
 
@@ -195,6 +206,14 @@ func (w *BlockWriter) extend(ctx context.Context, end int64) error {
 	}
 	w.extended = length
 	return nil
+}
+
+// take adds n bytes with known checksums, which begin with a chunk.
+func (w *BlockWriter) take(sums []uint32, n int64) {
+	if n%sluice.ChunkSize != 0 {
+		sums, w.part = sums[:len(sums)-1], sums[len(sums)-1]
+	}
+	w.sums = append(w.sums, sums...)
 }
 
 // sum adds p to the checksums.

@@ -3,6 +3,7 @@ package rpc
 import (
 	"context"
 	"errors"
+	"fmt"
 	"hash/crc32"
 	"net"
 	"time"
@@ -45,7 +46,7 @@ func (c *conn) roundTrip(ctx context.Context, cl *call, m Method, req Message, i
 	if len(io.Send) == 0 {
 		err = c.line.send(ctx, frameRequest, &h, req, busy)
 	} else {
-		err = c.upload(ctx, cl, &h, req, io.Send)
+		err = c.upload(ctx, cl, &h, req, io.Send, io.Sums)
 	}
 	switch {
 	case err == nil:
@@ -64,6 +65,9 @@ func (c *conn) roundTrip(ctx context.Context, cl *call, m Method, req Message, i
 
 // check refuses what the server would refuse by ending the connection.
 func (c *conn) check(req Message, io *Payload) error {
+	if io.Sums != nil && len(io.Sums) != sumsFor(int64(len(io.Send))) {
+		panic(fmt.Sprintf("rpc: %d checksums for %d bytes", len(io.Sums), len(io.Send)))
+	}
 	most := uint64(c.dec.maxMessage)
 	if c.server.maxMessage > 0 {
 		most = min(most, c.server.maxMessage)
@@ -78,12 +82,12 @@ func (c *conn) check(req Message, io *Payload) error {
 }
 
 // upload sends a request and its payload.
-func (c *conn) upload(ctx context.Context, cl *call, h *header, req Message, p []byte) error {
+func (c *conn) upload(ctx context.Context, cl *call, h *header, req Message, p []byte, sums []uint32) error {
 	if _, err := c.line.put(frameRequest, h, req); err != nil {
 		return err
 	}
 	if len(p) <= MetadataPayload {
-		_, err := c.line.putPiece(cl.id, p, nil)
+		_, err := c.line.putPiece(cl.id, p, sums)
 		if err == nil {
 			c.line.flush(false)
 		}
@@ -104,7 +108,11 @@ func (c *conn) upload(ctx context.Context, cl *call, h *header, req Message, p [
 		if err := c.line.acquire(ctx); err != nil {
 			return err
 		}
-		err := c.line.writePiece(cl.id, p[:n], nil)
+		var part []uint32
+		if sums != nil {
+			part, sums = sums[:sumsFor(int64(n))], sums[sumsFor(int64(n)):]
+		}
+		err := c.line.writePiece(cl.id, p[:n], part)
 		c.line.release()
 		if err != nil {
 			return lostNow(err)

@@ -16,6 +16,7 @@ type Message interface {
 // call has returned; then both are the caller's again, whatever the outcome.
 type Payload struct {
 	Send []byte    // sent with the request
+	Sums []uint32  // CRC-32C of each 64 KiB of Send, the last of which may be short; nil: computed here
 	Recv []byte    // where the answer's bytes go; its length is the room the server may fill
 	Bulk bool      // use a bulk connection, whatever the size
 	File **os.File // receives the descriptor passed with the answer, if one was; the caller closes it

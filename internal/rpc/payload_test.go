@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -253,3 +254,41 @@ func countFiles(t *testing.T) int {
 	}
 	return len(d)
 }
+
+// TestPayloadSums: checksums that the caller has computed travel with the payload and
+// reach the handler; bytes that do not fit them are refused on arrival.
+func TestPayloadSums(t *testing.T) {
+	p := make([]byte, 600_001)
+	for i := range p {
+		p[i] = byte(i * i)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		var got []uint32
+		var m memory
+		stop := m.serve(t, ServerConfig{}, serveFunc(func(_ context.Context, r *Request) (Message, error) {
+			got = append([]uint32(nil), r.PayloadSums()...)
+			return nil, nil
+		}))
+		c := NewClient(ClientConfig{Dial: m.dial, Credential: Credential{User: "u"}}, Target{Address: "x:1"})
+		for _, n := range []int{1, 50_000, chunkSize, PieceSize + 1, len(p)} {
+			sums := sumsOf(p[:n], nil)
+			if _, err := c.CallPayload(t.Context(), methodBlock, say("q"), nil, Payload{Send: p[:n], Sums: sums}); err != nil {
+				t.Fatalf("%d bytes: %v", n, err)
+			}
+			if !slices.Equal(got, sums) {
+				t.Errorf("%d bytes: the handler sees %08x, sent were %08x", n, got, sums)
+			}
+			sums[len(sums)-1]++
+			if _, err := c.CallPayload(t.Context(), methodBlock, say("q"), nil, Payload{Send: p[:n], Sums: sums}); !errors.Is(err, sluice.Corrupt) {
+				t.Errorf("%d bytes with a wrong checksum: %v, want kind corrupt", n, err)
+			}
+		}
+		c.Close()
+		stop(t.Context())
+	})
+}
+
+// serveFunc is a handler of one function.
+type serveFunc func(context.Context, *Request) (Message, error)
+
+func (f serveFunc) Serve(ctx context.Context, r *Request) (Message, error) { return f(ctx, r) }

@@ -24,10 +24,11 @@ type Request struct {
 	pooled  bool // body goes back to the pool
 	inline  bool // runs on the connection's reader
 	payload []byte
-	got     int   // of payload, while it comes
-	room    int64 // payload bytes the caller has room for
-	size    int64 // what it counts for in the limits
-	damaged bool  // the payload failed a checksum
+	sums    []uint32 // of the chunks of payload[:got]; nil where pieces end inside of chunks
+	got     int      // of payload, while it comes
+	room    int64    // payload bytes the caller has room for
+	size    int64    // what it counts for in the limits
+	damaged bool     // the payload failed a checksum
 	file    *os.File
 }
 
@@ -42,6 +43,16 @@ func (r *Request) Decode(m Message) error {
 // Payload returns the bytes sent with the request, checked. They are valid until Serve
 // returns.
 func (r *Request) Payload() []byte { return r.payload }
+
+// PayloadSums returns the CRC-32C of each 64 KiB of the payload, against which it was
+// checked, valid as long as the payload; nil where the pieces it came in ended inside of
+// those.
+func (r *Request) PayloadSums() []uint32 {
+	if len(r.sums) != sumsFor(int64(len(r.payload))) {
+		return nil
+	}
+	return r.sums
+}
 
 // RecvLen returns how many payload bytes the caller still has room for.
 func (r *Request) RecvLen() int { return int(r.room) }

@@ -225,6 +225,9 @@ func (c *session) piece(call uint64) error {
 	case c.dec.bad:
 		r.damaged = true
 	}
+	if r.got%chunkSize == 0 {
+		r.sums = append(r.sums, c.dec.sums[:c.dec.h.sums]...)
+	}
 	if r.got += n; r.got == len(r.payload) {
 		delete(c.uploads, call)
 		c.start(r)

@@ -161,9 +161,10 @@ func TestSettle(t *testing.T) {
 	ahead = time.Minute
 	mu.Unlock()
 	b.wantRead(c, data)
-	if pages, _ := b.store.Has(sluice.BlockID{Content: content(1)}); pages == nil {
-		t.Error("a settled version was not cached")
-	}
+	b.until("a settled version is cached", func() bool { // a reader does not wait for it
+		pages, _ := b.store.Has(sluice.BlockID{Content: content(1)})
+		return pages != nil
+	})
 }
 
 func TestLost(t *testing.T) {

@@ -157,9 +157,26 @@ func (u *upload) yield(err error) {
 	u.wake = make(chan struct{})
 }
 
+// piece is some bytes of a content with their CRC-32C, whole and of each chunk of them.
+type piece struct {
+	data []byte
+	sum  uint32
+	sums []uint32
+}
+
+// first returns the first n bytes and the rest. Where those end inside of a chunk nothing
+// is known of the rest's chunks. The sums of the whole are those of neither.
+func (p *piece) first(n int64) (first, rest piece) {
+	first, rest = piece{data: p.data[:n]}, piece{data: p.data[n:]}
+	if k := int(n / sluice.ChunkSize); p.sums != nil && n%sluice.ChunkSize == 0 {
+		first.sums, rest.sums = p.sums[:k], p.sums[k:]
+	}
+	return first, rest
+}
+
 // write takes a piece.
-func (u *upload) write(ctx context.Context, off int64, p []byte) error {
-	end := off + int64(len(p))
+func (u *upload) write(ctx context.Context, off int64, p piece) error {
+	end := off + int64(len(p.data))
 	done, err := u.turn(ctx, func(next int64) (bool, bool, error) {
 		switch {
 		case end <= next:
@@ -179,10 +196,10 @@ func (u *upload) write(ctx context.Context, off int64, p []byte) error {
 	retry, err := u.take(ctx, off, p)
 	if err == nil {
 		u.mu.Lock()
-		u.sum = blockstore.Combine(u.sum, blockstore.Sum(p), int64(len(p)))
+		u.sum = blockstore.Combine(u.sum, p.sum, int64(len(p.data)))
 		u.next = end
 		u.mu.Unlock()
-		u.w.stats.written.Add(int64(len(p)))
+		u.w.stats.written.Add(int64(len(p.data)))
 	}
 	if retry {
 		u.yield(nil)
@@ -194,8 +211,8 @@ func (u *upload) write(ctx context.Context, off int64, p []byte) error {
 
 // take hands a piece on, with the turn. retry says of an error that nothing was done, so
 // that the same piece may come again.
-func (u *upload) take(ctx context.Context, off int64, p []byte) (retry bool, err error) {
-	if u.up != nil && len(u.reserved) == 1 && off+int64(len(p)) > smallUpload {
+func (u *upload) take(ctx context.Context, off int64, p piece) (retry bool, err error) {
+	if u.up != nil && len(u.reserved) == 1 && off+int64(len(p.data)) > smallUpload {
 		if err := u.reserve(ctx, u.w.uploads.large); err != nil {
 			return true, err
 		}
@@ -206,20 +223,24 @@ func (u *upload) take(ctx context.Context, off int64, p []byte) (retry bool, err
 	if u.up == nil {
 		return false, nil
 	}
-	return false, u.up.Write(u.ctx, p)
+	return false, u.up.Write(u.ctx, p.data)
 }
 
 // cache writes a piece to the block store. A content that lies in a store as well goes
 // on without it where there is no room; for any other the masters are asked first which
 // contents have died.
-func (u *upload) cache(ctx context.Context, p []byte, off int64) error {
-	for len(p) > 0 && u.cached {
+func (u *upload) cache(ctx context.Context, p piece, off int64) error {
+	for len(p.data) > 0 && u.cached {
 		size := u.claims.blockSize
 		in := off % size
-		n := min(int64(len(p)), size-in)
-		err := u.cacheIn(uint32(off/size), in, p[:n])
+		n := min(int64(len(p.data)), size-in)
+		now, rest := p, piece{}
+		if n < int64(len(p.data)) {
+			now, rest = p.first(n)
+		}
+		err := u.cacheIn(uint32(off/size), in, now)
 		if sluice.KindOf(err) == sluice.NoSpace && u.up == nil && u.w.beats.reclaim(ctx) == nil {
-			err = u.cacheIn(uint32(off/size), in, p[:n])
+			err = u.cacheIn(uint32(off/size), in, now)
 		}
 		if err != nil {
 			if u.up == nil {
@@ -228,12 +249,12 @@ func (u *upload) cache(ctx context.Context, p []byte, off int64) error {
 			u.uncache(err)
 			return nil
 		}
-		p, off = p[n:], off+n
+		p, off = rest, off+n
 	}
 	return nil
 }
 
-func (u *upload) cacheIn(index uint32, in int64, p []byte) error {
+func (u *upload) cacheIn(index uint32, in int64, p piece) error {
 	if u.block == nil {
 		id := sluice.BlockID{Content: u.claims.content, Index: index}
 		b, err := u.w.cfg.Store.Begin(u.ctx, id, blockstore.BeginOptions{Unpersisted: u.up == nil, Pinned: u.claims.pinned})
@@ -242,10 +263,10 @@ func (u *upload) cacheIn(index uint32, in int64, p []byte) error {
 		}
 		u.block, u.index = b, index
 	}
-	if err := u.block.WriteAt(u.ctx, p, in); err != nil {
+	if err := u.block.WriteSummed(u.ctx, p.data, in, p.sums); err != nil {
 		return err
 	}
-	if in+int64(len(p)) == u.claims.blockSize {
+	if in+int64(len(p.data)) == u.claims.blockSize {
 		return u.finish()
 	}
 	return nil

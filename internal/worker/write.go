@@ -27,14 +27,19 @@ func (w *Worker) write(ctx context.Context, r *rpc.Request) (rpc.Message, error)
 		return nil, &sluice.Error{Kind: sluice.Invalid, Err: fmt.Errorf("%d bytes at %d", len(p), q.Offset)}
 	case len(p) > sluice.MaxWrite:
 		return nil, &sluice.Error{Kind: sluice.TooLarge, Err: fmt.Errorf("a piece of %d bytes; at most %d are taken", len(p), sluice.MaxWrite)}
-	case blockstore.Sum(p) != q.Checksum:
+	}
+	sums := r.PayloadSums()
+	if sums == nil {
+		sums = blockstore.Sums(p)
+	}
+	if blockstore.CombineChunks(sums, int64(len(p))) != q.Checksum {
 		return nil, &sluice.Error{Kind: sluice.Corrupt, Err: errors.New("the piece fails its checksum; send it again")}
 	}
 	u, err := w.uploads.of(ctx, &c)
 	if err != nil {
 		return nil, err
 	}
-	if err := u.write(ctx, q.Offset, p); err != nil {
+	if err := u.write(ctx, q.Offset, piece{p, q.Checksum, sums}); err != nil {
 		return nil, err
 	}
 	return nil, nil
