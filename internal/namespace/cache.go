@@ -60,13 +60,21 @@ func (c *cache) fill(key string, r row, version uint64) {
 	}
 }
 
-// change puts what Apply made of a row.
+// change puts what Apply made of a row. What went leaves the cache: in a tree whose files
+// come and go, absent rows would crowd out those that are there. So would the names of
+// inodes that nobody looks up by their id; only what was looked up is kept up to date.
 func (c *cache) change(key string, r row) {
 	s := c.of([]byte(key))
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.version++
-	if cached(key[0]) {
+	keep := r != nil && cached(key[0])
+	if keep && key[0] == tagName {
+		_, young := s.young[key]
+		_, old := s.old[key]
+		keep = young || old
+	}
+	if keep {
 		c.put(s, key, r)
 		return
 	}
