@@ -42,8 +42,8 @@ vuln: ## skipped, loudly, where the vulnerability database cannot be reached
 test-e2e: build ## real servers and programs, short forms
 	$(GO) test -count=1 -timeout 35m -tags e2e ./test/...
 
-bench: build ## the product's benchmark on this machine
-	bin/sluice bench
+bench: build ## the product's benchmark on this machine, with a real S3 server for the cold reads
+	$(GO) run ./test/bench bin/sluice $(BENCH)
 
 soak: build ## the long forms, by hand
 	SLUICE_SOAK=1 $(GO) test -count=1 -timeout 4h -tags e2e ./test/... ./cmd/...

@@ -126,6 +126,9 @@ func (l *lab) start(ctx context.Context) (*bench.Cluster, error) {
 	if err := l.ready(ctx, c.Local); err != nil {
 		return nil, err
 	}
+	for _, server := range l.procs {
+		c.Servers = append(c.Servers, server.Process.Pid)
+	}
 	if err := l.remote(ctx, c, addresses[0], &cfg); err != nil {
 		return nil, err
 	}
