@@ -11,6 +11,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -33,6 +35,9 @@ type Config struct {
 	Collect func() []Metric
 	// Ready returns why the server cannot serve yet, nil if it can.
 	Ready func() error
+	// Trusted are the networks beyond this machine that are answered. Without any only
+	// loopback peers are.
+	Trusted []netip.Prefix
 	// Log gets errors of the HTTP server; nil is silence.
 	Log *slog.Logger
 }
@@ -67,7 +72,7 @@ func New(cfg Config) *Server {
 	} {
 		mux.HandleFunc(pattern, onLoopback(handler))
 	}
-	return &Server{log: log, http: http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}}
+	return &Server{log: log, http: http.Server{Handler: onlyTrusted(cfg.Trusted, mux), ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}}
 }
 
 // Serve answers on l until Shutdown.
@@ -81,11 +86,31 @@ func (s *Server) Serve(l net.Listener) error {
 // Shutdown stops answering and waits for what is under way until ctx ends.
 func (s *Server) Shutdown(ctx context.Context) error { return s.http.Shutdown(ctx) }
 
+// onlyTrusted refuses peers that are neither on this machine nor in a trusted network.
+func onlyTrusted(trusted []netip.Prefix, h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ip := peer(r)
+		if !ip.IsLoopback() && !slices.ContainsFunc(trusted, func(p netip.Prefix) bool { return p.Contains(ip) }) {
+			http.Error(w, "this network is not among the trusted ones (auth.trusted)", http.StatusForbidden)
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// peer is the address a request comes from; not valid where that is not known.
+func peer(r *http.Request) netip.Addr {
+	ap, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return ap.Addr().Unmap()
+}
+
 // onLoopback refuses peers of other machines.
 func onLoopback(h http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		host, _, err := net.SplitHostPort(r.RemoteAddr)
-		if ip := net.ParseIP(host); err != nil || ip == nil || !ip.IsLoopback() {
+		if !peer(r).IsLoopback() {
 			http.Error(w, "profiles are for this machine only", http.StatusForbidden)
 			return
 		}

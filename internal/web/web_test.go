@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -60,6 +61,20 @@ func TestServer(t *testing.T) {
 	}
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+}
+
+// Beyond loopback only the networks that the operator names are answered.
+func TestTrustedNetworks(t *testing.T) {
+	s := New(Config{Ready: func() error { return nil }, Trusted: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}})
+	for peer, want := range map[string]int{"10.1.2.3:9": 200, "[::ffff:10.1.2.3]:9": 200, "10.2.0.1:9": 403, "127.0.0.1:9": 200, "[2001:db8::1]:9": 403, "nonsense": 403} {
+		r := httptest.NewRequest("GET", "/health/live", nil)
+		r.RemoteAddr = peer
+		w := httptest.NewRecorder()
+		s.http.Handler.ServeHTTP(w, r)
+		if w.Code != want {
+			t.Errorf("health from %s: got %d, want %d", peer, w.Code, want)
+		}
 	}
 }
 
