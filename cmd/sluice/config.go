@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -32,12 +33,12 @@ type authConfig struct {
 	Key       string   `koanf:"key" help:"Private key of the certificate (PEM)."`
 	CA        string   `koanf:"ca" help:"Certificates that peers must chain to (PEM). Default: the system's."`
 	Plaintext bool     `koanf:"plaintext" help:"Allow listeners beyond loopback without TLS, for the networks in trusted."`
-	Trusted   []string `koanf:"trusted" help:"Networks (CIDR) that plaintext listeners accept connections from. No wildcard default."`
+	Trusted   []string `koanf:"trusted" help:"Networks (CIDR) that plaintext listeners and those of metrics accept connections from. No wildcard default."`
 }
 
 type masterConfig struct {
 	Listen        string        `koanf:"listen" help:"host:port for clients and workers on other machines. Empty: only the unix socket DATA/run/master.sock."`
-	HTTP          string        `koanf:"http" help:"host:port of metrics, health and pprof (pprof on loopback only). Empty: none."`
+	HTTP          string        `koanf:"http" help:"host:port of metrics, health and pprof. Beyond loopback only the networks in auth.trusted are answered, and pprof is not. Empty: none."`
 	Dir           string        `koanf:"dir" help:"Journal and metadata. Default: DATA/master."`
 	CacheSize     size          `koanf:"cache_size" help:"Memory for cached metadata blocks on top of hot rows."`
 	SessionLease  time.Duration `koanf:"session_lease" help:"A client not heard of for so long loses its incomplete files. Set at the first start."`
@@ -46,7 +47,7 @@ type masterConfig struct {
 
 type workerConfig struct {
 	Listen  string        `koanf:"listen" help:"host:port for clients on other machines. Empty: only the unix socket DATA/run/worker.sock."`
-	HTTP    string        `koanf:"http" help:"host:port of metrics, health and pprof (pprof on loopback only). Empty: none."`
+	HTTP    string        `koanf:"http" help:"host:port of metrics, health and pprof. Beyond loopback only the networks in auth.trusted are answered, and pprof is not. Empty: none."`
 	Host    string        `koanf:"host" help:"The name clients see and schedulers compare. Default: the machine's host name."`
 	Masters []string      `koanf:"masters" help:"Addresses of the masters, host:port or unix:/path. Default: the socket below DATA."`
 	Memory  size          `koanf:"memory" help:"Ceiling of buffers for fetching, writing and uploading."`
@@ -159,7 +160,7 @@ type size int64
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (s *size) UnmarshalText(text []byte) error {
 	n, err := humanize.ParseBytes(string(text))
-	if err != nil || n > 1<<62 {
+	if err != nil || n > 1<<62 || !strings.ContainsAny(string(text), "bBkKmMgGtTpP") {
 		return fmt.Errorf("%q is not a number of bytes with a unit such as 64MiB", text)
 	}
 	*s = size(n)

@@ -36,9 +36,16 @@ func cliPage(root *cobra.Command) string {
 
 Exit status: 0 done, 1 failed, 2 wrong usage. Errors are one line on standard error that says what to do next.
 ` + "`--output json`" + ` prints one JSON object a line wherever something is listed or reported.
-` + "`--config FILE`" + ` and ` + "`--set key=value`" + ` go with every command, see [configuration.md](configuration.md).
+` + "`--config FILE`, `--data DIR`" + ` and ` + "`--set key=value`" + ` go with every command, see [configuration.md](configuration.md).
 `)
 	describeCommand(&b, root)
+	b.WriteString(`
+### sluice completion
+
+` + "`sluice completion bash|zsh|fish|powershell`" + `
+
+Print a script that completes commands and flags: ` + "`source <(sluice completion bash)`" + `; ` + "`sluice completion bash --help`" + ` says how to keep it.
+`)
 	return b.String()
 }
 

@@ -31,6 +31,8 @@ type host struct {
 	out  io.Writer
 	keys *auth.Keyring
 
+	tmpfs []string // what this process's worker mounted, or found mounted
+
 	serving sync.WaitGroup
 	stops   []func(context.Context) error // in order of start
 	failed  chan error                    // the first failure of a listener or background loop
@@ -164,19 +166,28 @@ func (h *host) listeners(role, address string) ([]net.Listener, error) {
 	return []net.Listener{l, t}, nil
 }
 
-// listenHTTP serves metrics and health.
-func (h *host) listenHTTP(address string, collect func() []web.Metric, ready func() error) error {
+// listenHTTP serves metrics and health at the address of a role's setting, and returns
+// the address it got, "" for none. Beyond loopback only the trusted networks are served.
+func (h *host) listenHTTP(role, address string, collect func() []web.Metric, ready func() error) (string, error) {
 	if address == "" {
-		return nil
+		return "", nil
+	}
+	_, trusted, err := h.transport()
+	if err != nil {
+		return "", err
 	}
 	l, err := net.Listen("tcp", address)
 	if err != nil {
-		return fmt.Errorf("the address of metrics and health: %w; choose another with --set master.http=HOST:PORT (or worker.http)", err)
+		return "", fmt.Errorf("%s.http, the address of metrics and health: %w; choose another with --set %s.http=HOST:PORT", role, err, role)
 	}
-	s := web.New(web.Config{Collect: collect, Ready: ready, Log: h.log})
+	if !l.Addr().(*net.TCPAddr).IP.IsLoopback() && len(trusted) == 0 {
+		l.Close()
+		return "", fmt.Errorf("%s.http: %s can be reached from other machines and asks nobody who they are: name the networks that may read metrics in auth.trusted, or listen on 127.0.0.1", role, address)
+	}
+	s := web.New(web.Config{Collect: collect, Ready: ready, Trusted: trusted, Log: h.log})
 	h.serve(func() error { return s.Serve(l) })
 	h.onStop(s.Shutdown)
-	return nil
+	return l.Addr().String(), nil
 }
 
 // wait blocks until ctx ends or something fails, then stops everything, last started

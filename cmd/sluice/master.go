@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os/user"
-	"runtime/debug"
 
 	"github.com/spf13/cobra"
 
@@ -27,13 +26,14 @@ func (p *program) master() *cobra.Command {
 				return err
 			}
 			m, err := h.startMaster(cmd.Context())
+			var http string
 			if err == nil {
-				err = h.listenHTTP(h.cfg.Master.HTTP, func() []metric { return masterMetrics(m.Stats()) }, m.Ready)
+				http, err = h.listenHTTP("master", h.cfg.Master.HTTP, func() []metric { return masterMetrics(m.Stats()) }, m.Ready)
 			}
 			if err != nil {
 				return joined(err, h.stop())
 			}
-			h.log.Info("master serves", "socket", h.cfg.socket("master"), "listen", h.cfg.Master.Listen, "http", h.cfg.Master.HTTP)
+			h.log.Info("master serves", "socket", h.cfg.socket("master"), "listen", h.cfg.Master.Listen, "http", http)
 			return h.wait(cmd.Context())
 		},
 	}
@@ -77,7 +77,3 @@ func (h *host) warnings() []string {
 	}
 	return all
 }
-
-// limitMemory gives the runtime a soft ceiling, so that garbage is collected before a
-// process grows towards its bounds.
-func limitMemory(bytes int64) { debug.SetMemoryLimit(bytes) }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -103,15 +104,40 @@ func read(file string, environ, set []string) (config, error) {
 	}
 	err = k.UnmarshalWithConf("", &c, koanf.UnmarshalConf{DecoderConfig: &mapstructure.DecoderConfig{
 		Result: &c, TagName: "koanf", WeaklyTypedInput: true, ErrorUnused: true,
-		DecodeHook: mapstructure.ComposeDecodeHookFunc(durations, mapstructure.TextUnmarshallerHookFunc(), mapstructure.StringToSliceHookFunc(",")),
+		DecodeHook: mapstructure.ComposeDecodeHookFunc(durations, sizes, mapstructure.TextUnmarshallerHookFunc(), mapstructure.StringToSliceHookFunc(",")),
 	}})
 	if err != nil {
+		if all, ok := errors.AsType[interface {
+			error
+			Unwrap() []error
+		}](err); ok {
+			err = all // without the heading of the library
+		}
 		return c, &shell.Usage{Err: fmt.Errorf("configuration: %w", err)}
+	}
+	if c.Data, err = absolute(c.Data); err != nil {
+		return c, &shell.Usage{Err: fmt.Errorf("configuration: data: %w", err)}
 	}
 	if err := c.validate(); err != nil {
 		return c, &shell.Usage{Err: fmt.Errorf("configuration: %w", err)}
 	}
 	return c, nil
+}
+
+// absolute makes the data directory independent of where a process was started, for
+// clients on this machine are told the sockets in it. "~/" is the home directory.
+func absolute(dir string) (string, error) {
+	if rest, ok := strings.CutPrefix(dir, "~/"); ok {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return dir, err
+		}
+		return filepath.Join(home, rest), nil
+	}
+	if dir == "" {
+		return "", nil
+	}
+	return filepath.Abs(dir)
 }
 
 // durations reads times with units; a bare number is refused, for nobody knows its unit.
@@ -128,6 +154,14 @@ func durations(_, to reflect.Type, v any) (any, error) {
 		return nil, fmt.Errorf("%q is not a time with a unit, such as 30s or 5m", text)
 	}
 	return d, nil
+}
+
+// sizes refuses a number without a unit in YAML, as [size.UnmarshalText] does in text.
+func sizes(_, to reflect.Type, v any) (any, error) {
+	if _, ok := v.(string); to == reflect.TypeFor[size]() && !ok {
+		return nil, fmt.Errorf("%v needs a unit, such as 64MiB or 10GB", v)
+	}
+	return v, nil
 }
 
 func readFile(file string) (source, error) {
@@ -165,7 +199,41 @@ func flatten(prefix string, tree map[string]any, to source) error {
 		if err := known(prefix+key, "key"); err != nil {
 			return err
 		}
+		for _, s := range settings() {
+			if s.key == prefix+key {
+				if err := knownBelow(s.key, s.kind, value); err != nil {
+					return err
+				}
+			}
+		}
 		to[prefix+key] = value
+	}
+	return nil
+}
+
+// knownBelow refuses unknown keys in lists of structures, such as worker.tiers[0].dirs.
+func knownBelow(at string, kind reflect.Type, value any) error {
+	list, ok := value.([]any)
+	if !ok || kind.Kind() != reflect.Slice || kind.Elem().Kind() != reflect.Struct {
+		return nil
+	}
+	kinds := map[string]reflect.Type{}
+	var names []string
+	for _, s := range walkSettings("", reflect.Zero(kind.Elem())) {
+		kinds[s.key] = s.kind
+		names = append(names, s.key)
+	}
+	for i, element := range list {
+		tree, _ := element.(map[string]any)
+		for key, sub := range tree {
+			where := fmt.Sprintf("%s[%d].%s", at, i, key)
+			if kinds[key] == nil {
+				return fmt.Errorf("unknown key %q; did you mean %q?", where, nearest(key, names))
+			}
+			if err := knownBelow(where, kinds[key], sub); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }
@@ -195,9 +263,10 @@ func readEnviron(environ []string) (source, error) {
 	return s, nil
 }
 
-// foreign are variables with our prefix that are not settings.
+// foreign are variables with our prefix that are not settings: those of tests (which start
+// servers that inherit them) and of the scripts in test/servers.
 func foreign() []string {
-	return []string{"SLUICE_CONFIG", "SLUICE_TOOLS", "SLUICE_SERVER_DIR", "SLUICE_SKIP_S3", "SLUICE_SEED"}
+	return []string{"SLUICE_CONFIG", "SLUICE_TOOLS", "SLUICE_SERVER_DIR", "SLUICE_SKIP_S3", "SLUICE_SEED", "SLUICE_SOAK", "SLUICE_VERSITYGW", "SLUICE_KILL_WRITER", "SLUICE_KILL_MASTER"}
 }
 
 // known refuses a key that is no setting and names the nearest one.

@@ -59,7 +59,12 @@ func TestConfigurationRefuses(t *testing.T) {
 		{set: "log.level=loud", says: "none of debug"},
 		{set: "data=" + strings.Repeat("/long", 30), says: "too long for a unix socket"},
 		{file: "worker: {tiers: [{name: MEM, dirs: [{path: mem, quota: 1GiB}]}]}", says: "not absolute"},
-		{file: "worker: {tiers: [{name: MEM, dirs: [{path: /mem, qota: 1GiB}]}]}", says: "qota"},
+		{file: "worker: {tiers: [{name: MEM, dirs: [{path: /mem, qota: 1GiB}]}]}", says: `unknown key "worker.tiers[0].dirs[0].qota"; did you mean "quota"?`},
+		{file: "worker: {tiers: [{nam: MEM}]}", says: `unknown key "worker.tiers[0].nam"; did you mean "name"?`},
+		{file: "worker: {memory: 1000000000}", says: "'worker.memory' 1000000000 needs a unit"},
+		{set: "worker.memory=1000000000", says: "'worker.memory' \"1000000000\" is not a number of bytes with a unit"},
+		{file: "worker: {tiers: [{name: MEM, dirs: [{path: /mem, quota: 1Gallon}]}]}", says: "'worker.tiers[0].dirs[0].quota' \"1Gallon\""},
+		{env: "SLUICE_CLIENT_RETRY=soon", says: "'client.retry' \"soon\" is not a time"},
 		{file: ": :", says: "yaml"},
 	} {
 		file := filepath.Join(t.TempDir(), "c.yaml")
@@ -78,8 +83,25 @@ func TestConfigurationRefuses(t *testing.T) {
 			t.Errorf("%+v: got %v, want an error that says %q", x, err, x.says)
 			continue
 		}
+		if strings.Contains(err.Error(), "\n\n") || strings.Contains(err.Error(), "following error") {
+			t.Errorf("%+v: not made for one line: %q", x, err)
+		}
 		if _, usage := errors.AsType[*shell.Usage](err); !usage {
 			t.Errorf("%+v: %v is no error of usage", x, err)
+		}
+	}
+}
+
+// Clients in any directory are told of the sockets below data.
+func TestDataIsAbsolute(t *testing.T) {
+	t.Setenv("HOME", "/home/ann")
+	here, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for given, want := range map[string]string{"/x": "/x", "some/dir": filepath.Join(here, "some/dir"), "~/lake": "/home/ann/lake"} {
+		if c, err := read("", nil, []string{"data=" + given}); err != nil || c.Data != want {
+			t.Errorf("data=%s: %q, %v; want %q", given, c.Data, err, want)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -33,12 +34,16 @@ exists nowhere else.`,
 			if err != nil {
 				return err
 			}
-			if err := h.startBoth(cmd.Context()); err != nil {
+			http, err := h.startBoth(cmd.Context())
+			if err != nil {
 				return joined(err, h.stop())
 			}
-			h.welcome()
+			h.welcome(http)
 			err = h.wait(cmd.Context())
 			fmt.Fprintln(h.out, "stopped; sluice up goes on from here")
+			for _, dir := range h.tmpfs {
+				fmt.Fprintf(h.out, "what is cached stays in memory, on the tmpfs %s; sluice up --clear removes it\n", dir)
+			}
 			return err
 		},
 	}
@@ -47,28 +52,28 @@ exists nowhere else.`,
 	return cmd
 }
 
-// startBoth starts a master and a worker in this process.
-func (h *host) startBoth(ctx context.Context) error {
+// startBoth starts a master and a worker in this process and returns where metrics are.
+func (h *host) startBoth(ctx context.Context) (http string, err error) {
 	m, err := h.startMaster(ctx)
 	if err != nil {
-		return err
+		return "", err
 	}
 	w, err := h.startWorker(ctx)
 	if err != nil {
-		return err
+		return "", err
 	}
 	collect := func() []metric { return append(masterMetrics(m.Stats()), workerMetrics(w.Stats())...) }
-	return h.listenHTTP(h.cfg.Master.HTTP, collect, func() error { return joined(m.Ready(), w.Ready()) })
+	return h.listenHTTP("master", h.cfg.Master.HTTP, collect, func() error { return joined(m.Ready(), w.Ready()) })
 }
 
 // welcome says where things are and what to type next.
-func (h *host) welcome() {
-	fmt.Fprintf(h.out, `Sluice is up. Data: %s
-  master  unix:%s %s
-  worker  unix:%s %s
-`, h.cfg.Data, h.cfg.socket("master"), h.cfg.Master.Listen, h.cfg.socket("worker"), h.cfg.Worker.Listen)
-	if h.cfg.Master.HTTP != "" {
-		fmt.Fprintf(h.out, "  http    http://%s/metrics, /health/ready, /debug/pprof\n", h.cfg.Master.HTTP)
+func (h *host) welcome(http string) {
+	fmt.Fprintf(h.out, "Sluice is up. Data: %s\n", h.cfg.Data)
+	for _, s := range []struct{ role, listen string }{{"master", h.cfg.Master.Listen}, {"worker", h.cfg.Worker.Listen}} {
+		fmt.Fprintf(h.out, "  %s  %s\n", s.role, strings.TrimSpace("unix:"+h.cfg.socket(s.role)+" "+s.listen))
+	}
+	if http != "" {
+		fmt.Fprintf(h.out, "  http    http://%s/metrics, /health/ready, /debug/pprof/\n", http)
 	}
 	fmt.Fprint(h.out, "Next:  sluice fs mount /data file:///some/dir && sluice fs ls -l /data\n")
 }

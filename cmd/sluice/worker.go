@@ -30,14 +30,19 @@ func (p *program) worker() *cobra.Command {
 				return err
 			}
 			w, err := h.startWorker(cmd.Context())
+			var http string
 			if err == nil {
-				err = h.listenHTTP(h.cfg.Worker.HTTP, func() []metric { return workerMetrics(w.Stats()) }, w.Ready)
+				http, err = h.listenHTTP("worker", h.cfg.Worker.HTTP, func() []metric { return workerMetrics(w.Stats()) }, w.Ready)
 			}
 			if err != nil {
 				return joined(err, h.stop())
 			}
-			h.log.Info("worker serves", "socket", h.cfg.socket("worker"), "listen", h.cfg.Worker.Listen, "http", h.cfg.Worker.HTTP)
-			return h.wait(cmd.Context())
+			h.log.Info("worker serves", "socket", h.cfg.socket("worker"), "listen", h.cfg.Worker.Listen, "http", http)
+			err = h.wait(cmd.Context())
+			for _, dir := range h.tmpfs {
+				h.log.Info("the cache stays on its tmpfs; sluice up --clear removes it", "path", dir)
+			}
+			return err
 		},
 	}
 }
@@ -151,6 +156,9 @@ func (h *host) tiers() ([]blockstore.TierConfig, error) {
 			if d.Tmpfs {
 				if tier.Note, err = blockstore.MountTmpfs(d.Path, int64(d.Quota)); err != nil {
 					return nil, fmt.Errorf("tier %s: %w", t.Name, err)
+				}
+				if mounted, err := blockstore.IsMountPoint(d.Path); err == nil && mounted {
+					h.tmpfs = append(h.tmpfs, d.Path)
 				}
 				if tier.Note != "" {
 					h.log.Warn("the memory tier is not what it could be", "path", d.Path, "note", tier.Note)

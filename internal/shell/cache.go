@@ -74,6 +74,10 @@ func (c *command) location() *cobra.Command {
 				if err != nil {
 					return err
 				}
+				if len(held) == 0 && !c.json {
+					_, err = fmt.Fprintf(c.Out, "%s  no worker holds any of it\n", p)
+					return err
+				}
 				for _, l := range held {
 					if c.json {
 						err = c.emit(map[string]any{"path": p, "worker": l.Worker.String(), "host": l.Host, "bytes": l.Bytes})

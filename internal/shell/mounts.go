@@ -204,7 +204,7 @@ type mountEntry struct {
 func describeMount(m sluice.MountInfo) mountEntry {
 	h := m.Health
 	return mountEntry{
-		Path: string(m.Path), URI: m.URI, ReadOnly: m.Options.ReadOnly, Freshness: m.Options.Freshness.String(), Write: m.Options.WriteType.String(),
+		Path: string(m.Path), URI: m.URI, ReadOnly: m.Options.ReadOnly, Freshness: freshnessOf(m.Options), Write: writeTypeOf(m.Options),
 		Reads: h.Checked, OK: h.OK, Message: h.Message, Since: h.Since, Breaker: h.Breaker, InFlight: h.InFlight, Calls: h.Calls, Errors: h.Errors,
 		BytesRead: h.BytesRead, BytesSent: h.BytesSent, Skipped: h.Skipped, Intents: h.Intents, Properties: m.Options.Properties,
 	}
@@ -226,7 +226,7 @@ func (c *command) mounts() *cobra.Command {
 					}
 					continue
 				}
-				rows = append(rows, []string{string(m.Path), m.URI, accessOf(m), m.Options.Freshness.String(), m.Health.Checked, healthOf(m.Health)})
+				rows = append(rows, []string{string(m.Path), m.URI, accessOf(m), freshnessOf(m.Options), m.Health.Checked, healthOf(m.Health)})
 			}
 			if c.json {
 				return nil
@@ -234,6 +234,22 @@ func (c *command) mounts() *cobra.Command {
 			return c.table(rows)
 		}),
 	}
+}
+
+// freshnessOf is what holds for a mount, the default of [sluice.MountOptions] included.
+func freshnessOf(o sluice.MountOptions) string {
+	if !o.Freshness.Set {
+		return sluice.Every(time.Minute).String()
+	}
+	return o.Freshness.String()
+}
+
+// writeTypeOf is what holds for files made below a mount, likewise.
+func writeTypeOf(o sluice.MountOptions) string {
+	if o.WriteType == sluice.WriteDefault {
+		return sluice.CacheThrough.String()
+	}
+	return o.WriteType.String()
 }
 
 func accessOf(m sluice.MountInfo) string {

@@ -2,6 +2,7 @@ package shell
 
 import (
 	"sync"
+	"time"
 
 	"github.com/schollz/progressbar/v3"
 )
@@ -18,7 +19,8 @@ func (c *command) progress(what string) *bar {
 	}
 	return &bar{shown: progressbar.NewOptions64(-1,
 		progressbar.OptionSetWriter(c.Err), progressbar.OptionSetDescription(what),
-		progressbar.OptionShowBytes(true), progressbar.OptionThrottle(100_000_000), progressbar.OptionClearOnFinish())}
+		progressbar.OptionShowBytes(true), progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionSetRenderBlankState(true),
+		progressbar.OptionClearOnFinish())}
 }
 
 // set says that so many bytes of planned are done.

@@ -193,6 +193,10 @@ func (c *command) token() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if c.json {
+				return c.emit(map[string]any{"user": who.User, "groups": append([]string{}, who.Groups...), "admin": who.Super,
+					"lifetime_seconds": int64(lifetime.Seconds()), "token": text})
+			}
 			_, err = fmt.Fprintln(c.Out, text)
 			return err
 		}),

@@ -75,7 +75,7 @@ func Exit(w io.Writer, err error) int {
 		return ExitUsage
 	}
 	text := oneLine(err.Error())
-	if hint := Hint(sluice.KindOf(err)); hint != "" {
+	if hint := Hint(err); hint != "" {
 		text += " (" + hint + ")"
 	}
 	fmt.Fprintf(w, "sluice: %s\n", text)
@@ -84,12 +84,25 @@ func Exit(w io.Writer, err error) int {
 
 func oneLine(s string) string { return strings.ReplaceAll(strings.TrimSpace(s), "\n", "; ") }
 
-// Hint says what a person may do about a failure of this kind, "" where the message
-// itself says it. It is total over the kinds.
-func Hint(k sluice.Kind) string {
+// Hint says what a person may do about err, "" where the message itself says it: an
+// error that no room of Sluice made explains itself, and so does one that is about a
+// server's own files or a mount, where the advice on paths would mislead.
+func Hint(err error) string {
+	e, ours := errors.AsType[*sluice.Error](err)
+	switch {
+	case !ours:
+		return ""
+	case e.Path == "" && hintOfPath(e.Kind) != "":
+		return ""
+	case e.Kind == sluice.Exists && (e.Op == "mount" || e.Op == "mkdir"):
+		return ""
+	}
+	return hintOfPath(e.Kind) + hintOfCluster(e.Kind)
+}
+
+// hintOfPath is what to do about a path; with [hintOfCluster] it is total over the kinds.
+func hintOfPath(k sluice.Kind) string {
 	switch k {
-	case sluice.Internal:
-		return "this is a bug: please report it with the servers' logs"
 	case sluice.Exists:
 		return "use -f to replace it, where the command has it"
 	case sluice.NotEmpty:
@@ -98,37 +111,46 @@ func Hint(k sluice.Kind) string {
 		return "use -r for directories, where the command has it"
 	case sluice.Permission:
 		return "see `sluice fs stat` for owner and mode"
-	case sluice.Unauthenticated:
-		return "get a token with `sluice admin token` and set SLUICE_CLIENT_TOKEN"
 	case sluice.ReadOnly:
 		return "see the mount's options in `sluice fs mounts`"
-	case sluice.NoSpace:
-		return "see what holds the space in `sluice admin report`"
 	case sluice.Changed, sluice.Stale:
 		return "somebody replaced the file; read it again and repeat"
 	case sluice.Lost:
 		return "the bytes existed only on a worker that lost them; write the file again"
-	case sluice.Unavailable:
-		return "try again; see `sluice admin report` and `sluice fs mounts`"
-	case sluice.Timeout:
-		return "try again, or with a longer --timeout"
-	case sluice.Corrupt:
-		return "no good copy was found; see the workers' logs"
 	case sluice.Busy:
 		return "another change of the same names is under way; see `sluice admin intents`"
 	case sluice.Diverged:
 		return "see `sluice admin intents`"
 	case sluice.CrossMount:
 		return "copy with `sluice fs cp -r` and remove the source"
-	case sluice.NotPrimary:
-		return "check the list of masters in the configuration"
 	case sluice.Archived:
 		return "restore the object from its archive class first"
 	case sluice.UnknownOutcome:
 		return "look with `sluice fs stat` before you repeat it"
-	case sluice.NotFound, sluice.NotDirectory, sluice.Invalid, sluice.Quota,
-		sluice.Cancelled, sluice.Unsupported, sluice.TooLarge:
+	default:
 		return ""
+	}
+}
+
+// hintOfCluster is what to do about servers, stores and credentials.
+func hintOfCluster(k sluice.Kind) string {
+	switch k {
+	case sluice.Internal:
+		return "this is a bug: please report it with the servers' logs"
+	case sluice.Unauthenticated:
+		return "get a token with `sluice admin token` and set SLUICE_CLIENT_TOKEN"
+	case sluice.NoSpace:
+		return "see what holds the space in `sluice admin report`"
+	case sluice.Unavailable:
+		return "try again; see `sluice admin report` and `sluice fs mounts`"
+	case sluice.Timeout:
+		return "try again, or with a longer --set client.timeout=DURATION"
+	case sluice.Corrupt:
+		return "no good copy was found; see the workers' logs"
+	case sluice.NotPrimary:
+		return "check the list of masters in the configuration"
+	case sluice.Cancelled:
+		return "what was not finished is not visible; repeat the command"
 	default:
 		return ""
 	}
@@ -153,10 +175,22 @@ func New(env Env) (fs, admin *cobra.Command) {
 	fs.AddCommand(c.mount(), c.unmount(), c.mounts())
 	admin.AddCommand(c.report(), c.intents(), c.token())
 	for _, group := range []*cobra.Command{fs, admin} {
-		group.RunE, group.SuggestionsMinimumDistance = needsSubcommand, 2
-		group.PersistentFlags().Var(&format{&c.json}, "output", "text or json (one object a line)")
+		Group(group)
+		Output(group, &c.json)
 	}
 	return fs, admin
+}
+
+// Group makes cmd a group: by itself it prints help, an unknown subcommand is an error
+// of usage that names the nearest one.
+func Group(cmd *cobra.Command) *cobra.Command {
+	cmd.Args, cmd.RunE, cmd.SuggestionsMinimumDistance = cobra.ArbitraryArgs, needsSubcommand, 2
+	return cmd
+}
+
+// Output gives --output to cmd and all below it.
+func Output(cmd *cobra.Command, json *bool) {
+	cmd.PersistentFlags().Var(&format{json}, "output", "text or json (one object a line)")
 }
 
 // needsSubcommand is what a group does by itself: help, or an error of usage.
@@ -165,6 +199,8 @@ func needsSubcommand(cmd *cobra.Command, args []string) error {
 		text := fmt.Sprintf("unknown command %q for %q", args[0], cmd.CommandPath())
 		if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
 			text += fmt.Sprintf("; did you mean %q?", near[0])
+		} else {
+			text += fmt.Sprintf("; see %s --help", cmd.CommandPath())
 		}
 		return &Usage{errors.New(text)}
 	}
@@ -271,11 +307,14 @@ func (c *command) each(ctx context.Context, names []string, do func(sluice.Path)
 }
 
 // emit prints v as one line of JSON.
-func (c *command) emit(v any) error {
+func (c *command) emit(v any) error { return Emit(c.Out, v) }
+
+// Emit prints v on w as one line of JSON, as --output json does everywhere.
+func Emit(w io.Writer, v any) error {
 	b, err := json.Marshal(v)
 	if err != nil {
 		return err
 	}
-	_, err = c.Out.Write(append(b, '\n'))
+	_, err = w.Write(append(b, '\n'))
 	return err
 }

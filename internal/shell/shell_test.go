@@ -3,6 +3,7 @@ package shell
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -26,15 +27,17 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"sluice": sluiceCommand,
-			"fail":   failCommand,
+			"sluice":   func(ts *testscript.TestScript, neg bool, args []string) { sluiceCommand(ts, neg, false, args) },
+			"terminal": func(ts *testscript.TestScript, neg bool, args []string) { sluiceCommand(ts, neg, true, args) },
+			"fail":     failCommand,
 		},
 	})
 }
 
 // sluiceCommand runs the command line; "! sluice" expects exit status 1, "status N"
-// can be asked with: sluice -2 args (expects exit status 2).
-func sluiceCommand(ts *testscript.TestScript, neg bool, args []string) {
+// can be asked with: sluice -2 args (expects exit status 2). "terminal" is the same where
+// standard error is a terminal.
+func sluiceCommand(ts *testscript.TestScript, neg, terminal bool, args []string) {
 	want := ExitOK
 	if neg {
 		want = ExitFailed
@@ -44,7 +47,7 @@ func sluiceCommand(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	in := strings.NewReader(ts.ReadFile("stdin"))
 	env := Env{
-		Out: ts.Stdout(), Err: ts.Stderr(), In: in, Dir: ts.Getenv("WORK"),
+		Out: ts.Stdout(), Err: ts.Stderr(), In: in, Dir: ts.Getenv("WORK"), Terminal: terminal,
 		Connect: func(context.Context) (System, func(), error) { return ts.Value("fs").(*memfs.FS), func() {}, nil },
 	}
 	got := run(context.Background(), env, args)
@@ -85,6 +88,29 @@ func TestHints(t *testing.T) {
 		}
 		if strings.Count(b.String(), "\n") != 1 {
 			t.Errorf("%v: not one line: %q", k, b.String())
+		}
+	}
+}
+
+// TestHintsFit: advice about paths goes with paths alone, and what Sluice did not make is
+// never called its bug.
+func TestHintsFit(t *testing.T) {
+	for _, x := range []struct {
+		err  error
+		want string
+	}{
+		{&sluice.Error{Op: "rename", Path: "/x", Kind: sluice.Busy}, "admin intents"},
+		{&sluice.Error{Op: "open journal", Kind: sluice.Busy, Err: errors.New("stop that master first")}, ""},
+		{&sluice.Error{Op: "create", Path: "/x", Kind: sluice.Exists}, "-f"},
+		{&sluice.Error{Op: "mount", Path: "/x", Kind: sluice.Exists, Err: errors.New("unmount it first")}, ""},
+		{&sluice.Error{Op: "list workers", Kind: sluice.Unauthenticated}, "admin token"},
+		{&sluice.Error{Op: "stat", Path: "/x", Kind: sluice.Internal}, "bug"},
+		{fmt.Errorf("copy: %w", &sluice.Error{Op: "open", Path: "/x", Kind: sluice.Corrupt}), "logs"},
+		{errors.New("no master answers"), ""},
+		{os.ErrNotExist, ""},
+	} {
+		if got := Hint(x.err); (got == "") != (x.want == "") || !strings.Contains(got, x.want) {
+			t.Errorf("%v: hint %q, want one with %q", x.err, got, x.want)
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -40,7 +41,7 @@ type copyOptions struct {
 func (o *copyOptions) flags(cmd *cobra.Command, writes bool) {
 	cmd.Flags().BoolVarP(&o.recursive, "recursive", "r", false, "directories with everything below")
 	cmd.Flags().BoolVarP(&o.force, "force", "f", false, "replace existing files")
-	cmd.Flags().BoolVar(&o.resume, "resume", false, "skip files that are identical already, replace those that differ")
+	cmd.Flags().BoolVar(&o.resume, "resume", false, "go on with a copy: skip files that are identical already, replace those that differ; the target of a directory is then exactly the name given, unless it ends in /")
 	cmd.Flags().IntVar(&o.parallel, "parallel", 8, "so many files at once")
 	if writes {
 		cmd.Flags().Var(&o.write, "write", "CACHE_THROUGH, THROUGH or MUST_CACHE (default by the mount)")
@@ -79,7 +80,10 @@ func (c *command) put() *cobra.Command {
 					return err
 				})
 			}
-			to, err := target(ctx, sys, names[1], filepath.Base(filepath.Clean(names[0])))
+			to, err := o.target(ctx, sys, names[1], filepath.Base(filepath.Clean(names[0])), func() (bool, error) {
+				st, err := os.Stat(string(c.local(names[0])))
+				return err == nil && st.IsDir(), err
+			})
 			if err != nil {
 				return err
 			}
@@ -100,7 +104,16 @@ func (c *command) get() *cobra.Command {
 				return err
 			}
 			to := c.local(names[1])
-			if st, err := os.Stat(string(to)); err == nil && st.IsDir() {
+			st, err := os.Stat(string(to))
+			into := err == nil && st.IsDir()
+			if into && o.resume && !strings.HasSuffix(names[1], "/") {
+				f, err := sys.Stat(ctx, from, sluice.StatOptions{})
+				if err != nil {
+					return err
+				}
+				into = !f.IsDir()
+			}
+			if into {
 				to = onDisk(to.show(from.Name()))
 			}
 			return c.copy(ctx, inSluice{sys, from, 0}, to, o)
@@ -119,7 +132,10 @@ func (c *command) cp() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			to, err := target(ctx, sys, names[1], from.Name())
+			to, err := o.target(ctx, sys, names[1], from.Name(), func() (bool, error) {
+				f, err := sys.Stat(ctx, from, sluice.StatOptions{})
+				return f.IsDir(), err
+			})
 			if err != nil {
 				return err
 			}
@@ -133,11 +149,42 @@ func (c *command) cp() *cobra.Command {
 	return cmd
 }
 
+// target is [target], but a copy of a directory that is resumed goes on where it began:
+// the directory that is there by now is the one the first run made, and is not copied into.
+func (o *copyOptions) target(ctx context.Context, sys System, s, name string, isDir func() (bool, error)) (sluice.Path, error) {
+	if o.resume && (s == "/" || !strings.HasSuffix(s, "/")) {
+		dir, err := isDir()
+		if err != nil {
+			return "", err
+		}
+		if dir {
+			return path(s)
+		}
+	}
+	return target(ctx, sys, s, name)
+}
+
+// copied counts what a copy did.
+type copied struct{ files, bytes, identical atomic.Int64 }
+
+// copiedReport says it: always as JSON, as text where many files were asked for.
+func (c *command) copiedReport(n *copied, to string, o copyOptions) error {
+	if c.json {
+		return c.emit(map[string]any{"to": to, "files": n.files.Load(), "bytes": n.bytes.Load(), "identical": n.identical.Load()})
+	}
+	if !o.recursive {
+		return nil
+	}
+	_, err := fmt.Fprintf(c.Out, "%s: copied %d files, %s; %d were identical already\n", to, n.files.Load(), size(n.bytes.Load(), true), n.identical.Load())
+	return err
+}
+
 // copy copies a file or a tree, several files at once. It stops at the first failure;
 // what was copied by then is whole, what was not is absent.
 func (c *command) copy(ctx context.Context, from, to place, o copyOptions) error {
 	bar := c.progress("copy")
 	defer bar.done()
+	var did copied
 	var done, planned atomic.Int64
 	group, gctx := errgroup.WithContext(ctx)
 	group.SetLimit(max(1, o.parallel))
@@ -150,7 +197,7 @@ func (c *command) copy(ctx context.Context, from, to place, o copyOptions) error
 		}
 		planned.Add(length)
 		group.Go(func() error {
-			err := copyOne(gctx, from, to, name, length, o, func(n int64) { bar.set(done.Add(n), planned.Load()) })
+			err := copyOne(gctx, from, to, name, length, o, &did, func(n int64) { bar.set(done.Add(n), planned.Load()) })
 			if err != nil {
 				return fmt.Errorf("%s: %w", from.show(name), err)
 			}
@@ -161,25 +208,34 @@ func (c *command) copy(ctx context.Context, from, to place, o copyOptions) error
 	if failed := group.Wait(); failed != nil {
 		return failed
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	bar.done()
+	return c.copiedReport(&did, to.show(""), o)
 }
 
 // copyOne copies one file, unless it is asked to skip it and the target is identical.
-func copyOne(ctx context.Context, from, to place, name string, length int64, o copyOptions, copied func(int64)) error {
+func copyOne(ctx context.Context, from, to place, name string, length int64, o copyOptions, did *copied, moved func(int64)) error {
 	if o.resume {
 		same, err := identical(ctx, from, to, name, length)
-		if err != nil || same {
-			copied(length)
+		if err != nil {
 			return err
 		}
+		if same {
+			did.identical.Add(1)
+			moved(length)
+			return nil
+		}
 	}
+	did.files.Add(1)
 	return to.create(ctx, name, o.force || o.resume, func(w io.Writer) error {
 		r, err := from.open(ctx, name)
 		if err != nil {
 			return err
 		}
 		defer r.Close()
-		_, err = io.CopyBuffer(counter{w, copied}, struct{ io.Reader }{r}, make([]byte, copyBuffer))
+		_, err = io.CopyBuffer(counter{w, func(n int64) { did.bytes.Add(n); moved(n) }}, struct{ io.Reader }{r}, make([]byte, copyBuffer))
 		return err
 	})
 }
