@@ -1,6 +1,7 @@
 package s3
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -228,6 +229,12 @@ func (b baseline) Get(ctx context.Context, key underfs.Key, w io.Writer) (int64,
 
 // Put implements underfs.Baseline.
 func (b baseline) Put(ctx context.Context, key underfs.Key, r io.Reader, length int64) error {
+	if length == 0 {
+		// The library's streaming form sends a trailer even after no body at all, which the
+		// server takes for the next request.
+		_, err := b.s.core.PutObject(ctx, b.s.bucket, b.s.object(key), bytes.NewReader(nil), 0, "", b.s.sum(nil), b.s.putOptions(""))
+		return b.s.fail("put", key, err)
+	}
 	_, err := b.s.core.Client.PutObject(ctx, b.s.bucket, b.s.object(key), r, length, minio.PutObjectOptions{PartSize: uint64(b.s.part), NumThreads: inFlight, DisableContentSha256: !b.s.hash})
 	return b.s.fail("put", key, err)
 }
