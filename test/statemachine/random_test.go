@@ -25,7 +25,6 @@ type pair struct {
 	seq      map[uint64]uint64
 	files    []open // what was created, ended or not
 	contents map[string]bool
-	versions int
 	floor    sluice.Index // no listing is older
 	last     string
 }
