@@ -42,7 +42,7 @@ func (s *stage) fill(ctx context.Context) error {
 	if err := s.store.Bucket(bucketName); err != nil {
 		return err
 	}
-	if s.bucket, err = s.baseline(); err != nil {
+	if s.bucket, err = s.baseline(s.store.Endpoint); err != nil {
 		return err
 	}
 	begin := time.Now()
@@ -138,15 +138,20 @@ func (s *stage) raise(ctx context.Context) (err error) {
 	if err := s.ready(ctx); err != nil {
 		return err
 	}
-	var keys strings.Builder
-	for name, value := range s.store.Secrets() {
-		fmt.Fprintf(&keys, "%s=%s\n", name, value)
-	}
-	if _, err := s.sluice(ctx, keys.String(), "fs", "mount", "/s3", "s3://"+bucketName, "-o", "endpoint="+s.store.Endpoint, "-o", "path_style=true", "--secrets-stdin"); err != nil {
+	if _, err := s.sluice(ctx, s.keys(), "fs", "mount", "/s3", "s3://"+bucketName, "-o", "endpoint="+s.store.Endpoint, "-o", "path_style=true", "--secrets-stdin"); err != nil {
 		return err
 	}
 	_, err = s.sluice(ctx, "", "fs", "mount", "/local", "file://"+s.local())
 	return err
+}
+
+// keys are the store's secrets as --secrets-stdin reads them.
+func (s *stage) keys() string {
+	var keys strings.Builder
+	for name, value := range s.store.Secrets() {
+		fmt.Fprintf(&keys, "%s=%s\n", name, value)
+	}
+	return keys.String()
 }
 
 // list shows both stores under one tree.
@@ -200,7 +205,12 @@ func (s *stage) direct(ctx context.Context, o object, w io.Writer) error {
 
 // through reads with Sluice.
 func (s *stage) through(ctx context.Context, o object, w io.Writer) error {
-	h, err := s.client.Open(ctx, sluice.Path("/s3/"+o.key), sluice.OpenOptions{})
+	return s.copyOut(ctx, sluice.Path("/s3/"+o.key), w)
+}
+
+// copyOut reads a whole file with Sluice.
+func (s *stage) copyOut(ctx context.Context, p sluice.Path, w io.Writer) error {
+	h, err := s.client.Open(ctx, p, sluice.OpenOptions{})
 	if err != nil {
 		return err
 	}
@@ -233,7 +243,47 @@ func (s *stage) read(ctx context.Context) error {
 		s.row(fmt.Sprintf("%d source files, %s", len(s.objects)-1, name), perSecond(got[0].small), perSecond(got[i+1].small), ratio(got[0].small, got[i+1].small))
 		s.row(fmt.Sprintf("%.0f MB archive, %s", bytes/1e6, name), speed(got[0].large), speed(got[i+1].large), ratio(got[0].large, got[i+1].large))
 	}
+	if err := s.readFar(ctx); err != nil {
+		return fmt.Errorf("behind a link: %w", err)
+	}
 	return s.verify(ctx, "after reading warm")
+}
+
+// readFar reads the archive once more behind a link of realistic speed, where the store
+// is not the page cache next door.
+func (s *stage) readFar(ctx context.Context) error {
+	endpoint, err := s.link(ctx)
+	if err != nil {
+		return err
+	}
+	bucket, err := s.baseline(endpoint)
+	if err != nil {
+		return err
+	}
+	defer bucket.Close()
+	if _, err := s.sluice(ctx, s.keys(), "fs", "mount", "/far", "s3://"+bucketName, "-o", "endpoint="+endpoint, "-o", "path_style=true", "--secrets-stdin"); err != nil {
+		return err
+	}
+	large := s.objects[len(s.objects)-1]
+	timed := func(read func(io.Writer) error) (time.Duration, error) {
+		begin := time.Now()
+		if err := read(discard{}); err != nil {
+			return 0, err
+		}
+		return time.Since(begin), nil
+	}
+	direct, err := timed(func(w io.Writer) error { _, err := bucket.Get(ctx, underfs.Key(large.key), w); return err })
+	if err != nil {
+		return err
+	}
+	cold, err := timed(func(w io.Writer) error { return s.copyOut(ctx, sluice.Path("/far/"+large.key), w) })
+	if err != nil {
+		return err
+	}
+	speed := func(d time.Duration) string { return fmt.Sprintf("%.2f GB/s", float64(large.length)/1e9/d.Seconds()) }
+	s.row(fmt.Sprintf("%.0f MB archive, cold, link 200 MB/s 5 ms", float64(large.length)/1e6), speed(direct), speed(cold), fmt.Sprintf("%.2fx", direct.Seconds()/cold.Seconds()))
+	_, err = s.sluice(ctx, "", "fs", "unmount", "/far")
+	return err
 }
 
 // verify compares the SHA-256 of every file with its origin.
