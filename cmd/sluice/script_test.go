@@ -65,7 +65,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"ready": ready, "until": until, "fetch": fetch, "documented": documented, "s3": startS3, "nowhere": nowhere,
+			"ready": ready, "until": until, "fetch": fetch, "documented": documented, "s3": startS3, "nowhere": nowhere, "tour": tour,
 		},
 	})
 }
@@ -165,11 +165,34 @@ func startS3(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(s.Bucket(args[0]))
 	ts.Setenv("S3_ENDPOINT", s.Endpoint)
 	ts.Setenv("S3_SECRET", s3server.SecretKey)
-	keys := ""
+	var keys strings.Builder
 	for name, value := range s.Secrets() {
-		keys += name + "=" + value + "\n"
+		keys.WriteString(name + "=" + value + "\n")
 	}
-	ts.Check(os.WriteFile(ts.MkAbs("keys"), []byte(keys), 0o600))
+	ts.Check(os.WriteFile(ts.MkAbs("keys"), []byte(keys.String()), 0o600))
+}
+
+// tour types the first block of the README's "Five minutes" into a shell, in the
+// repository's root, but with the lake below the script's directory and without the build.
+func tour(ts *testscript.TestScript, _ bool, _ []string) {
+	root := filepath.Dir(ts.Getenv("DOCS"))
+	page, err := os.ReadFile(filepath.Join(root, "README.md"))
+	ts.Check(err)
+	_, rest, _ := strings.Cut(string(page), "## Five minutes")
+	_, rest, _ = strings.Cut(rest, "```sh\n")
+	text, _, whole := strings.Cut(rest, "\n```")
+	built := "make build\nexport PATH=$PWD/bin:$PATH\n"
+	if !whole || !strings.HasPrefix(text, built) {
+		ts.Fatalf("the README has no tour that begins with %q", built)
+	}
+	text = strings.ReplaceAll(strings.TrimPrefix(text, built), "/tmp/lake", ts.MkAbs("lake"))
+	cmd := exec.Command("bash", "-e", "-o", "pipefail", "-c", text)
+	cmd.Dir = root
+	cmd.Env = append(scriptEnviron(ts), "SLUICE_WORKER_MEM_SIZE=64MiB")
+	cmd.Stdout, cmd.Stderr = ts.Stdout(), ts.Stderr()
+	if err := cmd.Run(); err != nil {
+		ts.Fatalf("the tour: %v", err)
+	}
 }
 
 // nowhere looks for a text in every file below a directory: nowhere TEXT DIR.
