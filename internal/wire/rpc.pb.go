@@ -363,6 +363,8 @@ func (x *ListAnswer) GetFile() bool {
 	return false
 }
 
+// OpenRequest: with file, path is only what the file was called when it was opened: who
+// reads it follows it under another name.
 type OpenRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Call          *CallHeader            `protobuf:"bytes,1,opt,name=call,proto3" json:"call,omitempty"`
@@ -370,6 +372,7 @@ type OpenRequest struct {
 	Freshness     *Freshness             `protobuf:"bytes,3,opt,name=freshness,proto3" json:"freshness,omitempty"`
 	Read          uint32                 `protobuf:"varint,4,opt,name=read,proto3" json:"read,omitempty"`
 	View          uint64                 `protobuf:"varint,5,opt,name=view,proto3" json:"view,omitempty"`
+	File          uint64                 `protobuf:"varint,6,opt,name=file,proto3" json:"file,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -435,6 +438,13 @@ func (x *OpenRequest) GetRead() uint32 {
 func (x *OpenRequest) GetView() uint64 {
 	if x != nil {
 		return x.View
+	}
+	return 0
+}
+
+func (x *OpenRequest) GetFile() uint64 {
+	if x != nil {
+		return x.File
 	}
 	return 0
 }
@@ -1807,6 +1817,7 @@ type ReadBlockRequest struct {
 	Offset        int64                  `protobuf:"varint,3,opt,name=offset,proto3" json:"offset,omitempty"`
 	Length        int64                  `protobuf:"varint,4,opt,name=length,proto3" json:"length,omitempty"`
 	Read          uint32                 `protobuf:"varint,5,opt,name=read,proto3" json:"read,omitempty"`
+	Again         bool                   `protobuf:"varint,6,opt,name=again,proto3" json:"again,omitempty"` // what came failed its checksum at the caller: it is to be looked at first
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1876,6 +1887,13 @@ func (x *ReadBlockRequest) GetRead() uint32 {
 	return 0
 }
 
+func (x *ReadBlockRequest) GetAgain() bool {
+	if x != nil {
+		return x.Again
+	}
+	return false
+}
+
 type ReadBlockAnswer struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Length        int64                  `protobuf:"varint,1,opt,name=length,proto3" json:"length,omitempty"`
@@ -1920,10 +1938,13 @@ func (x *ReadBlockAnswer) GetLength() int64 {
 	return 0
 }
 
+// OpenBlockRequest: holder is a random number of the caller's, one for each connection,
+// under which it waits with HoldRequest; handle names the descriptor between the two.
 type OpenBlockRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Grant         []byte                 `protobuf:"bytes,1,opt,name=grant,proto3" json:"grant,omitempty"`
 	Block         *BlockID               `protobuf:"bytes,2,opt,name=block,proto3" json:"block,omitempty"`
+	Holder        uint64                 `protobuf:"fixed64,3,opt,name=holder,proto3" json:"holder,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1972,12 +1993,20 @@ func (x *OpenBlockRequest) GetBlock() *BlockID {
 	return nil
 }
 
+func (x *OpenBlockRequest) GetHolder() uint64 {
+	if x != nil {
+		return x.Holder
+	}
+	return 0
+}
+
 type OpenBlockAnswer struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Length        int64                  `protobuf:"varint,1,opt,name=length,proto3" json:"length,omitempty"`
 	Pages         []byte                 `protobuf:"bytes,2,opt,name=pages,proto3" json:"pages,omitempty"`
 	Sums          []byte                 `protobuf:"bytes,3,opt,name=sums,proto3" json:"sums,omitempty"`
 	Mapped        bool                   `protobuf:"varint,4,opt,name=mapped,proto3" json:"mapped,omitempty"`
+	Handle        uint64                 `protobuf:"varint,5,opt,name=handle,proto3" json:"handle,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2040,6 +2069,173 @@ func (x *OpenBlockAnswer) GetMapped() bool {
 	return false
 }
 
+func (x *OpenBlockAnswer) GetHandle() uint64 {
+	if x != nil {
+		return x.Handle
+	}
+	return 0
+}
+
+// HoldRequest waits until descriptors are wanted back: dead ones are of blocks that are
+// gone, cold ones of blocks that were not opened for long. A holder that does not wait is
+// taken to be gone after a while, at once when its connection ends while it waits.
+type HoldRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Holder        uint64                 `protobuf:"fixed64,1,opt,name=holder,proto3" json:"holder,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HoldRequest) Reset() {
+	*x = HoldRequest{}
+	mi := &file_rpc_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HoldRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HoldRequest) ProtoMessage() {}
+
+func (x *HoldRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_rpc_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HoldRequest.ProtoReflect.Descriptor instead.
+func (*HoldRequest) Descriptor() ([]byte, []int) {
+	return file_rpc_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *HoldRequest) GetHolder() uint64 {
+	if x != nil {
+		return x.Holder
+	}
+	return 0
+}
+
+type HoldAnswer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Dead          []uint64               `protobuf:"varint,1,rep,packed,name=dead,proto3" json:"dead,omitempty"`
+	Cold          []uint64               `protobuf:"varint,2,rep,packed,name=cold,proto3" json:"cold,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HoldAnswer) Reset() {
+	*x = HoldAnswer{}
+	mi := &file_rpc_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HoldAnswer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HoldAnswer) ProtoMessage() {}
+
+func (x *HoldAnswer) ProtoReflect() protoreflect.Message {
+	mi := &file_rpc_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HoldAnswer.ProtoReflect.Descriptor instead.
+func (*HoldAnswer) Descriptor() ([]byte, []int) {
+	return file_rpc_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *HoldAnswer) GetDead() []uint64 {
+	if x != nil {
+		return x.Dead
+	}
+	return nil
+}
+
+func (x *HoldAnswer) GetCold() []uint64 {
+	if x != nil {
+		return x.Cold
+	}
+	return nil
+}
+
+// LetGoRequest tells what became of descriptors: closed, or kept because they are in use.
+type LetGoRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Holder        uint64                 `protobuf:"fixed64,1,opt,name=holder,proto3" json:"holder,omitempty"`
+	Closed        []uint64               `protobuf:"varint,2,rep,packed,name=closed,proto3" json:"closed,omitempty"`
+	Kept          []uint64               `protobuf:"varint,3,rep,packed,name=kept,proto3" json:"kept,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LetGoRequest) Reset() {
+	*x = LetGoRequest{}
+	mi := &file_rpc_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LetGoRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LetGoRequest) ProtoMessage() {}
+
+func (x *LetGoRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_rpc_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LetGoRequest.ProtoReflect.Descriptor instead.
+func (*LetGoRequest) Descriptor() ([]byte, []int) {
+	return file_rpc_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *LetGoRequest) GetHolder() uint64 {
+	if x != nil {
+		return x.Holder
+	}
+	return 0
+}
+
+func (x *LetGoRequest) GetClosed() []uint64 {
+	if x != nil {
+		return x.Closed
+	}
+	return nil
+}
+
+func (x *LetGoRequest) GetKept() []uint64 {
+	if x != nil {
+		return x.Kept
+	}
+	return nil
+}
+
 type WriteRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Grant         []byte                 `protobuf:"bytes,1,opt,name=grant,proto3" json:"grant,omitempty"`
@@ -2051,7 +2247,7 @@ type WriteRequest struct {
 
 func (x *WriteRequest) Reset() {
 	*x = WriteRequest{}
-	mi := &file_rpc_proto_msgTypes[33]
+	mi := &file_rpc_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2063,7 +2259,7 @@ func (x *WriteRequest) String() string {
 func (*WriteRequest) ProtoMessage() {}
 
 func (x *WriteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_proto_msgTypes[33]
+	mi := &file_rpc_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2076,7 +2272,7 @@ func (x *WriteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteRequest.ProtoReflect.Descriptor instead.
 func (*WriteRequest) Descriptor() ([]byte, []int) {
-	return file_rpc_proto_rawDescGZIP(), []int{33}
+	return file_rpc_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *WriteRequest) GetGrant() []byte {
@@ -2110,7 +2306,7 @@ type SealRequest struct {
 
 func (x *SealRequest) Reset() {
 	*x = SealRequest{}
-	mi := &file_rpc_proto_msgTypes[34]
+	mi := &file_rpc_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2122,7 +2318,7 @@ func (x *SealRequest) String() string {
 func (*SealRequest) ProtoMessage() {}
 
 func (x *SealRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_proto_msgTypes[34]
+	mi := &file_rpc_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2135,7 +2331,7 @@ func (x *SealRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealRequest.ProtoReflect.Descriptor instead.
 func (*SealRequest) Descriptor() ([]byte, []int) {
-	return file_rpc_proto_rawDescGZIP(), []int{34}
+	return file_rpc_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *SealRequest) GetGrant() []byte {
@@ -2161,7 +2357,7 @@ type SealAnswer struct {
 
 func (x *SealAnswer) Reset() {
 	*x = SealAnswer{}
-	mi := &file_rpc_proto_msgTypes[35]
+	mi := &file_rpc_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2173,7 +2369,7 @@ func (x *SealAnswer) String() string {
 func (*SealAnswer) ProtoMessage() {}
 
 func (x *SealAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_proto_msgTypes[35]
+	mi := &file_rpc_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2186,7 +2382,7 @@ func (x *SealAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealAnswer.ProtoReflect.Descriptor instead.
 func (*SealAnswer) Descriptor() ([]byte, []int) {
-	return file_rpc_proto_rawDescGZIP(), []int{35}
+	return file_rpc_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *SealAnswer) GetSealed() *Sealed {
@@ -2205,7 +2401,7 @@ type DiscardRequest struct {
 
 func (x *DiscardRequest) Reset() {
 	*x = DiscardRequest{}
-	mi := &file_rpc_proto_msgTypes[36]
+	mi := &file_rpc_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2217,7 +2413,7 @@ func (x *DiscardRequest) String() string {
 func (*DiscardRequest) ProtoMessage() {}
 
 func (x *DiscardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_proto_msgTypes[36]
+	mi := &file_rpc_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2230,7 +2426,7 @@ func (x *DiscardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscardRequest.ProtoReflect.Descriptor instead.
 func (*DiscardRequest) Descriptor() ([]byte, []int) {
-	return file_rpc_proto_rawDescGZIP(), []int{36}
+	return file_rpc_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *DiscardRequest) GetGrant() []byte {
@@ -2250,7 +2446,7 @@ type FreeRequest struct {
 
 func (x *FreeRequest) Reset() {
 	*x = FreeRequest{}
-	mi := &file_rpc_proto_msgTypes[37]
+	mi := &file_rpc_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2262,7 +2458,7 @@ func (x *FreeRequest) String() string {
 func (*FreeRequest) ProtoMessage() {}
 
 func (x *FreeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_proto_msgTypes[37]
+	mi := &file_rpc_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2275,7 +2471,7 @@ func (x *FreeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreeRequest.ProtoReflect.Descriptor instead.
 func (*FreeRequest) Descriptor() ([]byte, []int) {
-	return file_rpc_proto_rawDescGZIP(), []int{37}
+	return file_rpc_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *FreeRequest) GetGrant() []byte {
@@ -2302,7 +2498,7 @@ type FreeAnswer struct {
 
 func (x *FreeAnswer) Reset() {
 	*x = FreeAnswer{}
-	mi := &file_rpc_proto_msgTypes[38]
+	mi := &file_rpc_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2314,7 +2510,7 @@ func (x *FreeAnswer) String() string {
 func (*FreeAnswer) ProtoMessage() {}
 
 func (x *FreeAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_proto_msgTypes[38]
+	mi := &file_rpc_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2327,7 +2523,7 @@ func (x *FreeAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreeAnswer.ProtoReflect.Descriptor instead.
 func (*FreeAnswer) Descriptor() ([]byte, []int) {
-	return file_rpc_proto_rawDescGZIP(), []int{38}
+	return file_rpc_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *FreeAnswer) GetBytes() int64 {
@@ -2354,7 +2550,7 @@ type HeldRequest struct {
 
 func (x *HeldRequest) Reset() {
 	*x = HeldRequest{}
-	mi := &file_rpc_proto_msgTypes[39]
+	mi := &file_rpc_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2366,7 +2562,7 @@ func (x *HeldRequest) String() string {
 func (*HeldRequest) ProtoMessage() {}
 
 func (x *HeldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_proto_msgTypes[39]
+	mi := &file_rpc_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2379,7 +2575,7 @@ func (x *HeldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldRequest.ProtoReflect.Descriptor instead.
 func (*HeldRequest) Descriptor() ([]byte, []int) {
-	return file_rpc_proto_rawDescGZIP(), []int{39}
+	return file_rpc_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *HeldRequest) GetGrant() []byte {
@@ -2405,7 +2601,7 @@ type HeldAnswer struct {
 
 func (x *HeldAnswer) Reset() {
 	*x = HeldAnswer{}
-	mi := &file_rpc_proto_msgTypes[40]
+	mi := &file_rpc_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2417,7 +2613,7 @@ func (x *HeldAnswer) String() string {
 func (*HeldAnswer) ProtoMessage() {}
 
 func (x *HeldAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_proto_msgTypes[40]
+	mi := &file_rpc_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2430,7 +2626,7 @@ func (x *HeldAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldAnswer.ProtoReflect.Descriptor instead.
 func (*HeldAnswer) Descriptor() ([]byte, []int) {
-	return file_rpc_proto_rawDescGZIP(), []int{40}
+	return file_rpc_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *HeldAnswer) GetBytes() []int64 {
@@ -2457,7 +2653,7 @@ type Heartbeat struct {
 
 func (x *Heartbeat) Reset() {
 	*x = Heartbeat{}
-	mi := &file_rpc_proto_msgTypes[41]
+	mi := &file_rpc_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2469,7 +2665,7 @@ func (x *Heartbeat) String() string {
 func (*Heartbeat) ProtoMessage() {}
 
 func (x *Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_proto_msgTypes[41]
+	mi := &file_rpc_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2482,7 +2678,7 @@ func (x *Heartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
 func (*Heartbeat) Descriptor() ([]byte, []int) {
-	return file_rpc_proto_rawDescGZIP(), []int{41}
+	return file_rpc_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Heartbeat) GetWorker() *WorkerInfo {
@@ -2555,7 +2751,7 @@ type HeartbeatAnswer struct {
 
 func (x *HeartbeatAnswer) Reset() {
 	*x = HeartbeatAnswer{}
-	mi := &file_rpc_proto_msgTypes[42]
+	mi := &file_rpc_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2567,7 +2763,7 @@ func (x *HeartbeatAnswer) String() string {
 func (*HeartbeatAnswer) ProtoMessage() {}
 
 func (x *HeartbeatAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_proto_msgTypes[42]
+	mi := &file_rpc_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2580,7 +2776,7 @@ func (x *HeartbeatAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeartbeatAnswer.ProtoReflect.Descriptor instead.
 func (*HeartbeatAnswer) Descriptor() ([]byte, []int) {
-	return file_rpc_proto_rawDescGZIP(), []int{42}
+	return file_rpc_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *HeartbeatAnswer) GetMounts() uint64 {
@@ -2638,7 +2834,7 @@ type ContentVerdict struct {
 
 func (x *ContentVerdict) Reset() {
 	*x = ContentVerdict{}
-	mi := &file_rpc_proto_msgTypes[43]
+	mi := &file_rpc_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2650,7 +2846,7 @@ func (x *ContentVerdict) String() string {
 func (*ContentVerdict) ProtoMessage() {}
 
 func (x *ContentVerdict) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_proto_msgTypes[43]
+	mi := &file_rpc_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2663,7 +2859,7 @@ func (x *ContentVerdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContentVerdict.ProtoReflect.Descriptor instead.
 func (*ContentVerdict) Descriptor() ([]byte, []int) {
-	return file_rpc_proto_rawDescGZIP(), []int{43}
+	return file_rpc_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ContentVerdict) GetContent() *ContentID {
@@ -2706,7 +2902,7 @@ type WorkerMount struct {
 
 func (x *WorkerMount) Reset() {
 	*x = WorkerMount{}
-	mi := &file_rpc_proto_msgTypes[44]
+	mi := &file_rpc_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2718,7 +2914,7 @@ func (x *WorkerMount) String() string {
 func (*WorkerMount) ProtoMessage() {}
 
 func (x *WorkerMount) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_proto_msgTypes[44]
+	mi := &file_rpc_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2731,7 +2927,7 @@ func (x *WorkerMount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkerMount.ProtoReflect.Descriptor instead.
 func (*WorkerMount) Descriptor() ([]byte, []int) {
-	return file_rpc_proto_rawDescGZIP(), []int{44}
+	return file_rpc_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *WorkerMount) GetMount() *Mount {
@@ -2766,7 +2962,7 @@ type OrdersRequest struct {
 
 func (x *OrdersRequest) Reset() {
 	*x = OrdersRequest{}
-	mi := &file_rpc_proto_msgTypes[45]
+	mi := &file_rpc_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2778,7 +2974,7 @@ func (x *OrdersRequest) String() string {
 func (*OrdersRequest) ProtoMessage() {}
 
 func (x *OrdersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_proto_msgTypes[45]
+	mi := &file_rpc_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2791,7 +2987,7 @@ func (x *OrdersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OrdersRequest.ProtoReflect.Descriptor instead.
 func (*OrdersRequest) Descriptor() ([]byte, []int) {
-	return file_rpc_proto_rawDescGZIP(), []int{45}
+	return file_rpc_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *OrdersRequest) GetWorker() uint64 {
@@ -2817,7 +3013,7 @@ type OrdersAnswer struct {
 
 func (x *OrdersAnswer) Reset() {
 	*x = OrdersAnswer{}
-	mi := &file_rpc_proto_msgTypes[46]
+	mi := &file_rpc_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2829,7 +3025,7 @@ func (x *OrdersAnswer) String() string {
 func (*OrdersAnswer) ProtoMessage() {}
 
 func (x *OrdersAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_proto_msgTypes[46]
+	mi := &file_rpc_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2842,7 +3038,7 @@ func (x *OrdersAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OrdersAnswer.ProtoReflect.Descriptor instead.
 func (*OrdersAnswer) Descriptor() ([]byte, []int) {
-	return file_rpc_proto_rawDescGZIP(), []int{46}
+	return file_rpc_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *OrdersAnswer) GetOrders() []*Order {
@@ -2872,7 +3068,7 @@ type Order struct {
 
 func (x *Order) Reset() {
 	*x = Order{}
-	mi := &file_rpc_proto_msgTypes[47]
+	mi := &file_rpc_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2884,7 +3080,7 @@ func (x *Order) String() string {
 func (*Order) ProtoMessage() {}
 
 func (x *Order) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_proto_msgTypes[47]
+	mi := &file_rpc_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2897,7 +3093,7 @@ func (x *Order) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Order.ProtoReflect.Descriptor instead.
 func (*Order) Descriptor() ([]byte, []int) {
-	return file_rpc_proto_rawDescGZIP(), []int{47}
+	return file_rpc_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Order) GetId() uint64 {
@@ -2997,7 +3193,7 @@ type OrderResult struct {
 
 func (x *OrderResult) Reset() {
 	*x = OrderResult{}
-	mi := &file_rpc_proto_msgTypes[48]
+	mi := &file_rpc_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3009,7 +3205,7 @@ func (x *OrderResult) String() string {
 func (*OrderResult) ProtoMessage() {}
 
 func (x *OrderResult) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_proto_msgTypes[48]
+	mi := &file_rpc_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3022,7 +3218,7 @@ func (x *OrderResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OrderResult.ProtoReflect.Descriptor instead.
 func (*OrderResult) Descriptor() ([]byte, []int) {
-	return file_rpc_proto_rawDescGZIP(), []int{48}
+	return file_rpc_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *OrderResult) GetId() uint64 {
@@ -3088,13 +3284,14 @@ const file_rpc_proto_rawDesc = "" +
 	"ListAnswer\x12/\n" +
 	"\aentries\x18\x01 \x03(\v2\x15.sluice.wire.FileInfoR\aentries\x12\x12\n" +
 	"\x04more\x18\x02 \x01(\bR\x04more\x12\x12\n" +
-	"\x04file\x18\x03 \x01(\bR\x04file\"\xac\x01\n" +
+	"\x04file\x18\x03 \x01(\bR\x04file\"\xc0\x01\n" +
 	"\vOpenRequest\x12+\n" +
 	"\x04call\x18\x01 \x01(\v2\x17.sluice.wire.CallHeaderR\x04call\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x124\n" +
 	"\tfreshness\x18\x03 \x01(\v2\x16.sluice.wire.FreshnessR\tfreshness\x12\x12\n" +
 	"\x04read\x18\x04 \x01(\rR\x04read\x12\x12\n" +
-	"\x04view\x18\x05 \x01(\x04R\x04view\"\xd3\x01\n" +
+	"\x04view\x18\x05 \x01(\x04R\x04view\x12\x12\n" +
+	"\x04file\x18\x06 \x01(\x04R\x04file\"\xd3\x01\n" +
 	"\n" +
 	"OpenAnswer\x12)\n" +
 	"\x04info\x18\x01 \x01(\v2\x15.sluice.wire.FileInfoR\x04info\x12\x14\n" +
@@ -3194,23 +3391,36 @@ const file_rpc_proto_rawDesc = "" +
 	"\blifetime\x18\x03 \x01(\x03R\blifetime\x12\x1b\n" +
 	"\tspeak_for\x18\x04 \x01(\bR\bspeakFor\"#\n" +
 	"\vTokenAnswer\x12\x14\n" +
-	"\x05token\x18\x01 \x01(\tR\x05token\"\x98\x01\n" +
+	"\x05token\x18\x01 \x01(\tR\x05token\"\xae\x01\n" +
 	"\x10ReadBlockRequest\x12\x14\n" +
 	"\x05grant\x18\x01 \x01(\fR\x05grant\x12*\n" +
 	"\x05block\x18\x02 \x01(\v2\x14.sluice.wire.BlockIDR\x05block\x12\x16\n" +
 	"\x06offset\x18\x03 \x01(\x03R\x06offset\x12\x16\n" +
 	"\x06length\x18\x04 \x01(\x03R\x06length\x12\x12\n" +
-	"\x04read\x18\x05 \x01(\rR\x04read\")\n" +
+	"\x04read\x18\x05 \x01(\rR\x04read\x12\x14\n" +
+	"\x05again\x18\x06 \x01(\bR\x05again\")\n" +
 	"\x0fReadBlockAnswer\x12\x16\n" +
-	"\x06length\x18\x01 \x01(\x03R\x06length\"T\n" +
+	"\x06length\x18\x01 \x01(\x03R\x06length\"l\n" +
 	"\x10OpenBlockRequest\x12\x14\n" +
 	"\x05grant\x18\x01 \x01(\fR\x05grant\x12*\n" +
-	"\x05block\x18\x02 \x01(\v2\x14.sluice.wire.BlockIDR\x05block\"k\n" +
+	"\x05block\x18\x02 \x01(\v2\x14.sluice.wire.BlockIDR\x05block\x12\x16\n" +
+	"\x06holder\x18\x03 \x01(\x06R\x06holder\"\x83\x01\n" +
 	"\x0fOpenBlockAnswer\x12\x16\n" +
 	"\x06length\x18\x01 \x01(\x03R\x06length\x12\x14\n" +
 	"\x05pages\x18\x02 \x01(\fR\x05pages\x12\x12\n" +
 	"\x04sums\x18\x03 \x01(\fR\x04sums\x12\x16\n" +
-	"\x06mapped\x18\x04 \x01(\bR\x06mapped\"X\n" +
+	"\x06mapped\x18\x04 \x01(\bR\x06mapped\x12\x16\n" +
+	"\x06handle\x18\x05 \x01(\x04R\x06handle\"%\n" +
+	"\vHoldRequest\x12\x16\n" +
+	"\x06holder\x18\x01 \x01(\x06R\x06holder\"4\n" +
+	"\n" +
+	"HoldAnswer\x12\x12\n" +
+	"\x04dead\x18\x01 \x03(\x04R\x04dead\x12\x12\n" +
+	"\x04cold\x18\x02 \x03(\x04R\x04cold\"R\n" +
+	"\fLetGoRequest\x12\x16\n" +
+	"\x06holder\x18\x01 \x01(\x06R\x06holder\x12\x16\n" +
+	"\x06closed\x18\x02 \x03(\x04R\x06closed\x12\x12\n" +
+	"\x04kept\x18\x03 \x03(\x04R\x04kept\"X\n" +
 	"\fWriteRequest\x12\x14\n" +
 	"\x05grant\x18\x01 \x01(\fR\x05grant\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x03R\x06offset\x12\x1a\n" +
@@ -3302,7 +3512,7 @@ func file_rpc_proto_rawDescGZIP() []byte {
 	return file_rpc_proto_rawDescData
 }
 
-var file_rpc_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
+var file_rpc_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
 var file_rpc_proto_goTypes = []any{
 	(*CallHeader)(nil),       // 0: sluice.wire.CallHeader
 	(*Empty)(nil),            // 1: sluice.wire.Empty
@@ -3337,109 +3547,112 @@ var file_rpc_proto_goTypes = []any{
 	(*ReadBlockAnswer)(nil),  // 30: sluice.wire.ReadBlockAnswer
 	(*OpenBlockRequest)(nil), // 31: sluice.wire.OpenBlockRequest
 	(*OpenBlockAnswer)(nil),  // 32: sluice.wire.OpenBlockAnswer
-	(*WriteRequest)(nil),     // 33: sluice.wire.WriteRequest
-	(*SealRequest)(nil),      // 34: sluice.wire.SealRequest
-	(*SealAnswer)(nil),       // 35: sluice.wire.SealAnswer
-	(*DiscardRequest)(nil),   // 36: sluice.wire.DiscardRequest
-	(*FreeRequest)(nil),      // 37: sluice.wire.FreeRequest
-	(*FreeAnswer)(nil),       // 38: sluice.wire.FreeAnswer
-	(*HeldRequest)(nil),      // 39: sluice.wire.HeldRequest
-	(*HeldAnswer)(nil),       // 40: sluice.wire.HeldAnswer
-	(*Heartbeat)(nil),        // 41: sluice.wire.Heartbeat
-	(*HeartbeatAnswer)(nil),  // 42: sluice.wire.HeartbeatAnswer
-	(*ContentVerdict)(nil),   // 43: sluice.wire.ContentVerdict
-	(*WorkerMount)(nil),      // 44: sluice.wire.WorkerMount
-	(*OrdersRequest)(nil),    // 45: sluice.wire.OrdersRequest
-	(*OrdersAnswer)(nil),     // 46: sluice.wire.OrdersAnswer
-	(*Order)(nil),            // 47: sluice.wire.Order
-	(*OrderResult)(nil),      // 48: sluice.wire.OrderResult
-	nil,                      // 49: sluice.wire.MountRequest.SecretsEntry
-	nil,                      // 50: sluice.wire.WorkerMount.SecretsEntry
-	(*RequestID)(nil),        // 51: sluice.wire.RequestID
-	(*Principal)(nil),        // 52: sluice.wire.Principal
-	(*Freshness)(nil),        // 53: sluice.wire.Freshness
-	(*FileInfo)(nil),         // 54: sluice.wire.FileInfo
-	(*Holder)(nil),           // 55: sluice.wire.Holder
-	(*View)(nil),             // 56: sluice.wire.View
-	(*CreateOptions)(nil),    // 57: sluice.wire.CreateOptions
-	(*ContentID)(nil),        // 58: sluice.wire.ContentID
-	(*Sealed)(nil),           // 59: sluice.wire.Sealed
-	(*AttrChange)(nil),       // 60: sluice.wire.AttrChange
-	(*MountOptions)(nil),     // 61: sluice.wire.MountOptions
-	(*MountInfo)(nil),        // 62: sluice.wire.MountInfo
-	(*Report)(nil),           // 63: sluice.wire.Report
-	(*IntentInfo)(nil),       // 64: sluice.wire.IntentInfo
-	(*BlockID)(nil),          // 65: sluice.wire.BlockID
-	(*WorkerInfo)(nil),       // 66: sluice.wire.WorkerInfo
-	(*WorkerReport)(nil),     // 67: sluice.wire.WorkerReport
-	(*Mount)(nil),            // 68: sluice.wire.Mount
-	(*Object)(nil),           // 69: sluice.wire.Object
-	(*Error)(nil),            // 70: sluice.wire.Error
+	(*HoldRequest)(nil),      // 33: sluice.wire.HoldRequest
+	(*HoldAnswer)(nil),       // 34: sluice.wire.HoldAnswer
+	(*LetGoRequest)(nil),     // 35: sluice.wire.LetGoRequest
+	(*WriteRequest)(nil),     // 36: sluice.wire.WriteRequest
+	(*SealRequest)(nil),      // 37: sluice.wire.SealRequest
+	(*SealAnswer)(nil),       // 38: sluice.wire.SealAnswer
+	(*DiscardRequest)(nil),   // 39: sluice.wire.DiscardRequest
+	(*FreeRequest)(nil),      // 40: sluice.wire.FreeRequest
+	(*FreeAnswer)(nil),       // 41: sluice.wire.FreeAnswer
+	(*HeldRequest)(nil),      // 42: sluice.wire.HeldRequest
+	(*HeldAnswer)(nil),       // 43: sluice.wire.HeldAnswer
+	(*Heartbeat)(nil),        // 44: sluice.wire.Heartbeat
+	(*HeartbeatAnswer)(nil),  // 45: sluice.wire.HeartbeatAnswer
+	(*ContentVerdict)(nil),   // 46: sluice.wire.ContentVerdict
+	(*WorkerMount)(nil),      // 47: sluice.wire.WorkerMount
+	(*OrdersRequest)(nil),    // 48: sluice.wire.OrdersRequest
+	(*OrdersAnswer)(nil),     // 49: sluice.wire.OrdersAnswer
+	(*Order)(nil),            // 50: sluice.wire.Order
+	(*OrderResult)(nil),      // 51: sluice.wire.OrderResult
+	nil,                      // 52: sluice.wire.MountRequest.SecretsEntry
+	nil,                      // 53: sluice.wire.WorkerMount.SecretsEntry
+	(*RequestID)(nil),        // 54: sluice.wire.RequestID
+	(*Principal)(nil),        // 55: sluice.wire.Principal
+	(*Freshness)(nil),        // 56: sluice.wire.Freshness
+	(*FileInfo)(nil),         // 57: sluice.wire.FileInfo
+	(*Holder)(nil),           // 58: sluice.wire.Holder
+	(*View)(nil),             // 59: sluice.wire.View
+	(*CreateOptions)(nil),    // 60: sluice.wire.CreateOptions
+	(*ContentID)(nil),        // 61: sluice.wire.ContentID
+	(*Sealed)(nil),           // 62: sluice.wire.Sealed
+	(*AttrChange)(nil),       // 63: sluice.wire.AttrChange
+	(*MountOptions)(nil),     // 64: sluice.wire.MountOptions
+	(*MountInfo)(nil),        // 65: sluice.wire.MountInfo
+	(*Report)(nil),           // 66: sluice.wire.Report
+	(*IntentInfo)(nil),       // 67: sluice.wire.IntentInfo
+	(*BlockID)(nil),          // 68: sluice.wire.BlockID
+	(*WorkerInfo)(nil),       // 69: sluice.wire.WorkerInfo
+	(*WorkerReport)(nil),     // 70: sluice.wire.WorkerReport
+	(*Mount)(nil),            // 71: sluice.wire.Mount
+	(*Object)(nil),           // 72: sluice.wire.Object
+	(*Error)(nil),            // 73: sluice.wire.Error
 }
 var file_rpc_proto_depIdxs = []int32{
-	51, // 0: sluice.wire.CallHeader.request:type_name -> sluice.wire.RequestID
-	52, // 1: sluice.wire.CallHeader.principal:type_name -> sluice.wire.Principal
+	54, // 0: sluice.wire.CallHeader.request:type_name -> sluice.wire.RequestID
+	55, // 1: sluice.wire.CallHeader.principal:type_name -> sluice.wire.Principal
 	0,  // 2: sluice.wire.StatRequest.call:type_name -> sluice.wire.CallHeader
-	53, // 3: sluice.wire.StatRequest.freshness:type_name -> sluice.wire.Freshness
-	54, // 4: sluice.wire.StatAnswer.info:type_name -> sluice.wire.FileInfo
+	56, // 3: sluice.wire.StatRequest.freshness:type_name -> sluice.wire.Freshness
+	57, // 4: sluice.wire.StatAnswer.info:type_name -> sluice.wire.FileInfo
 	0,  // 5: sluice.wire.ListRequest.call:type_name -> sluice.wire.CallHeader
-	53, // 6: sluice.wire.ListRequest.freshness:type_name -> sluice.wire.Freshness
-	54, // 7: sluice.wire.ListAnswer.entries:type_name -> sluice.wire.FileInfo
+	56, // 6: sluice.wire.ListRequest.freshness:type_name -> sluice.wire.Freshness
+	57, // 7: sluice.wire.ListAnswer.entries:type_name -> sluice.wire.FileInfo
 	0,  // 8: sluice.wire.OpenRequest.call:type_name -> sluice.wire.CallHeader
-	53, // 9: sluice.wire.OpenRequest.freshness:type_name -> sluice.wire.Freshness
-	54, // 10: sluice.wire.OpenAnswer.info:type_name -> sluice.wire.FileInfo
-	55, // 11: sluice.wire.OpenAnswer.holders:type_name -> sluice.wire.Holder
-	56, // 12: sluice.wire.OpenAnswer.view:type_name -> sluice.wire.View
+	56, // 9: sluice.wire.OpenRequest.freshness:type_name -> sluice.wire.Freshness
+	57, // 10: sluice.wire.OpenAnswer.info:type_name -> sluice.wire.FileInfo
+	58, // 11: sluice.wire.OpenAnswer.holders:type_name -> sluice.wire.Holder
+	59, // 12: sluice.wire.OpenAnswer.view:type_name -> sluice.wire.View
 	0,  // 13: sluice.wire.MkdirRequest.call:type_name -> sluice.wire.CallHeader
 	0,  // 14: sluice.wire.CreateRequest.call:type_name -> sluice.wire.CallHeader
-	57, // 15: sluice.wire.CreateRequest.options:type_name -> sluice.wire.CreateOptions
-	54, // 16: sluice.wire.CreateAnswer.info:type_name -> sluice.wire.FileInfo
-	58, // 17: sluice.wire.CreateAnswer.content:type_name -> sluice.wire.ContentID
-	56, // 18: sluice.wire.CreateAnswer.view:type_name -> sluice.wire.View
+	60, // 15: sluice.wire.CreateRequest.options:type_name -> sluice.wire.CreateOptions
+	57, // 16: sluice.wire.CreateAnswer.info:type_name -> sluice.wire.FileInfo
+	61, // 17: sluice.wire.CreateAnswer.content:type_name -> sluice.wire.ContentID
+	59, // 18: sluice.wire.CreateAnswer.view:type_name -> sluice.wire.View
 	0,  // 19: sluice.wire.CommitRequest.call:type_name -> sluice.wire.CallHeader
-	59, // 20: sluice.wire.CommitRequest.sealed:type_name -> sluice.wire.Sealed
+	62, // 20: sluice.wire.CommitRequest.sealed:type_name -> sluice.wire.Sealed
 	0,  // 21: sluice.wire.AbandonRequest.call:type_name -> sluice.wire.CallHeader
-	58, // 22: sluice.wire.AbandonRequest.content:type_name -> sluice.wire.ContentID
+	61, // 22: sluice.wire.AbandonRequest.content:type_name -> sluice.wire.ContentID
 	0,  // 23: sluice.wire.RenameRequest.call:type_name -> sluice.wire.CallHeader
 	0,  // 24: sluice.wire.RemoveRequest.call:type_name -> sluice.wire.CallHeader
 	0,  // 25: sluice.wire.SetAttrRequest.call:type_name -> sluice.wire.CallHeader
-	60, // 26: sluice.wire.SetAttrRequest.change:type_name -> sluice.wire.AttrChange
+	63, // 26: sluice.wire.SetAttrRequest.change:type_name -> sluice.wire.AttrChange
 	0,  // 27: sluice.wire.SymlinkRequest.call:type_name -> sluice.wire.CallHeader
 	0,  // 28: sluice.wire.SessionRequest.call:type_name -> sluice.wire.CallHeader
-	56, // 29: sluice.wire.SessionAnswer.view:type_name -> sluice.wire.View
+	59, // 29: sluice.wire.SessionAnswer.view:type_name -> sluice.wire.View
 	0,  // 30: sluice.wire.AwaitRequest.call:type_name -> sluice.wire.CallHeader
-	56, // 31: sluice.wire.AwaitAnswer.view:type_name -> sluice.wire.View
+	59, // 31: sluice.wire.AwaitAnswer.view:type_name -> sluice.wire.View
 	0,  // 32: sluice.wire.MountRequest.call:type_name -> sluice.wire.CallHeader
-	61, // 33: sluice.wire.MountRequest.options:type_name -> sluice.wire.MountOptions
-	49, // 34: sluice.wire.MountRequest.secrets:type_name -> sluice.wire.MountRequest.SecretsEntry
+	64, // 33: sluice.wire.MountRequest.options:type_name -> sluice.wire.MountOptions
+	52, // 34: sluice.wire.MountRequest.secrets:type_name -> sluice.wire.MountRequest.SecretsEntry
 	0,  // 35: sluice.wire.UnmountRequest.call:type_name -> sluice.wire.CallHeader
-	62, // 36: sluice.wire.MountsAnswer.mounts:type_name -> sluice.wire.MountInfo
+	65, // 36: sluice.wire.MountsAnswer.mounts:type_name -> sluice.wire.MountInfo
 	0,  // 37: sluice.wire.CallOnly.call:type_name -> sluice.wire.CallHeader
-	63, // 38: sluice.wire.ReportAnswer.report:type_name -> sluice.wire.Report
-	64, // 39: sluice.wire.IntentsAnswer.intents:type_name -> sluice.wire.IntentInfo
+	66, // 38: sluice.wire.ReportAnswer.report:type_name -> sluice.wire.Report
+	67, // 39: sluice.wire.IntentsAnswer.intents:type_name -> sluice.wire.IntentInfo
 	0,  // 40: sluice.wire.TokenRequest.call:type_name -> sluice.wire.CallHeader
-	52, // 41: sluice.wire.TokenRequest.principal:type_name -> sluice.wire.Principal
-	65, // 42: sluice.wire.ReadBlockRequest.block:type_name -> sluice.wire.BlockID
-	65, // 43: sluice.wire.OpenBlockRequest.block:type_name -> sluice.wire.BlockID
-	59, // 44: sluice.wire.SealAnswer.sealed:type_name -> sluice.wire.Sealed
-	58, // 45: sluice.wire.FreeRequest.contents:type_name -> sluice.wire.ContentID
-	58, // 46: sluice.wire.HeldRequest.contents:type_name -> sluice.wire.ContentID
-	66, // 47: sluice.wire.Heartbeat.worker:type_name -> sluice.wire.WorkerInfo
-	67, // 48: sluice.wire.Heartbeat.report:type_name -> sluice.wire.WorkerReport
-	65, // 49: sluice.wire.Heartbeat.gained:type_name -> sluice.wire.BlockID
-	65, // 50: sluice.wire.Heartbeat.dropped:type_name -> sluice.wire.BlockID
-	58, // 51: sluice.wire.Heartbeat.unpersisted:type_name -> sluice.wire.ContentID
-	44, // 52: sluice.wire.HeartbeatAnswer.table:type_name -> sluice.wire.WorkerMount
-	43, // 53: sluice.wire.HeartbeatAnswer.verdicts:type_name -> sluice.wire.ContentVerdict
-	56, // 54: sluice.wire.HeartbeatAnswer.view:type_name -> sluice.wire.View
-	58, // 55: sluice.wire.ContentVerdict.content:type_name -> sluice.wire.ContentID
-	68, // 56: sluice.wire.WorkerMount.mount:type_name -> sluice.wire.Mount
-	50, // 57: sluice.wire.WorkerMount.secrets:type_name -> sluice.wire.WorkerMount.SecretsEntry
-	48, // 58: sluice.wire.OrdersRequest.results:type_name -> sluice.wire.OrderResult
-	47, // 59: sluice.wire.OrdersAnswer.orders:type_name -> sluice.wire.Order
-	58, // 60: sluice.wire.Order.content:type_name -> sluice.wire.ContentID
-	69, // 61: sluice.wire.OrderResult.object:type_name -> sluice.wire.Object
-	70, // 62: sluice.wire.OrderResult.error:type_name -> sluice.wire.Error
+	55, // 41: sluice.wire.TokenRequest.principal:type_name -> sluice.wire.Principal
+	68, // 42: sluice.wire.ReadBlockRequest.block:type_name -> sluice.wire.BlockID
+	68, // 43: sluice.wire.OpenBlockRequest.block:type_name -> sluice.wire.BlockID
+	62, // 44: sluice.wire.SealAnswer.sealed:type_name -> sluice.wire.Sealed
+	61, // 45: sluice.wire.FreeRequest.contents:type_name -> sluice.wire.ContentID
+	61, // 46: sluice.wire.HeldRequest.contents:type_name -> sluice.wire.ContentID
+	69, // 47: sluice.wire.Heartbeat.worker:type_name -> sluice.wire.WorkerInfo
+	70, // 48: sluice.wire.Heartbeat.report:type_name -> sluice.wire.WorkerReport
+	68, // 49: sluice.wire.Heartbeat.gained:type_name -> sluice.wire.BlockID
+	68, // 50: sluice.wire.Heartbeat.dropped:type_name -> sluice.wire.BlockID
+	61, // 51: sluice.wire.Heartbeat.unpersisted:type_name -> sluice.wire.ContentID
+	47, // 52: sluice.wire.HeartbeatAnswer.table:type_name -> sluice.wire.WorkerMount
+	46, // 53: sluice.wire.HeartbeatAnswer.verdicts:type_name -> sluice.wire.ContentVerdict
+	59, // 54: sluice.wire.HeartbeatAnswer.view:type_name -> sluice.wire.View
+	61, // 55: sluice.wire.ContentVerdict.content:type_name -> sluice.wire.ContentID
+	71, // 56: sluice.wire.WorkerMount.mount:type_name -> sluice.wire.Mount
+	53, // 57: sluice.wire.WorkerMount.secrets:type_name -> sluice.wire.WorkerMount.SecretsEntry
+	51, // 58: sluice.wire.OrdersRequest.results:type_name -> sluice.wire.OrderResult
+	50, // 59: sluice.wire.OrdersAnswer.orders:type_name -> sluice.wire.Order
+	61, // 60: sluice.wire.Order.content:type_name -> sluice.wire.ContentID
+	72, // 61: sluice.wire.OrderResult.object:type_name -> sluice.wire.Object
+	73, // 62: sluice.wire.OrderResult.error:type_name -> sluice.wire.Error
 	63, // [63:63] is the sub-list for method output_type
 	63, // [63:63] is the sub-list for method input_type
 	63, // [63:63] is the sub-list for extension type_name
@@ -3459,7 +3672,7 @@ func file_rpc_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_rpc_proto_rawDesc), len(file_rpc_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   51,
+			NumMessages:   54,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -41,6 +41,8 @@ type bench struct {
 	cfg    Config
 	quota  int64
 
+	damaged int // answers whose bytes failed their checksum here
+
 	w     *Worker
 	store *blockstore.Store
 	conn  *rpc.Client
@@ -231,7 +233,8 @@ func (b *bench) grant(c *wire.Claims) []byte {
 	return b.keys.SignGrant(p, time.Now().Add(time.Hour))
 }
 
-// read reads bytes [off, off+n) of the file, block by block.
+// read reads bytes [off, off+n) of the file, block by block, and once more what came
+// damaged.
 func (b *bench) read(ctx context.Context, c *wire.Claims, off, n int64, r sluice.ReadType) ([]byte, error) {
 	out := make([]byte, n)
 	for at := int64(0); at < n; {
@@ -243,6 +246,11 @@ func (b *bench) read(ctx context.Context, c *wire.Claims, off, n int64, r sluice
 			Offset: in, Length: k, Read: uint32(r),
 		}
 		got, err := b.conn.CallPayload(ctx, wire.MethodReadBlock, q, &wire.ReadBlockAnswer{}, rpc.Payload{Recv: out[at : at+k]})
+		if errors.Is(err, sluice.Corrupt) {
+			b.damaged++
+			q.Again = true
+			got, err = b.conn.CallPayload(ctx, wire.MethodReadBlock, q, &wire.ReadBlockAnswer{}, rpc.Payload{Recv: out[at : at+k]})
+		}
 		if err != nil {
 			return nil, err
 		}

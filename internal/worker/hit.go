@@ -90,8 +90,7 @@ func (r *reader) sendFile(ctx context.Context, end int64) (bool, error) {
 }
 
 // sound checks the chunks of [pos, end) against their checksums, and has the store drop
-// those that fail. It is asked of a range that a caller wants a second time: the first
-// time it may have been told that the bytes are damaged.
+// those that fail. It is asked of a range whose caller found it damaged.
 func (r *reader) sound(ctx context.Context, h *blockstore.Handle, end int64) bool {
 	buf := r.w.small.Get().(*[sluice.ChunkSize]byte)
 	defer r.w.small.Put(buf)

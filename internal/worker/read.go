@@ -34,7 +34,7 @@ func (w *Worker) readBlock(ctx context.Context, r *rpc.Request) (rpc.Message, er
 	if int64(r.RecvLen()) < q.Length {
 		return nil, &sluice.Error{Kind: sluice.Invalid, Err: errors.New("the caller has no room for the bytes it asks for")}
 	}
-	if err := w.serveRange(ctx, &c, b, q.Offset, q.Length, sluice.ReadType(q.Read) != sluice.NoCache, r); err != nil {
+	if err := w.serveRange(ctx, &c, b, q.Offset, q.Length, sluice.ReadType(q.Read) != sluice.NoCache, q.Again, r); err != nil {
 		return nil, err
 	}
 	return &wire.ReadBlockAnswer{Length: q.Length}, nil
@@ -60,8 +60,9 @@ type reader struct {
 // maxAgain bounds how often one read looks for pages that vanish while it runs.
 const maxAgain = 64
 
-// serveRange sends bytes [off, off+n) of a block.
-func (w *Worker) serveRange(ctx context.Context, c *claims, b sluice.BlockID, off, n int64, cache bool, out reply) error {
+// serveRange sends bytes [off, off+n) of a block. again says that the caller had them and
+// found them damaged.
+func (w *Worker) serveRange(ctx context.Context, c *claims, b sluice.BlockID, off, n int64, cache, again bool, out reply) error {
 	if c.pinned {
 		w.pin(ctx, c.content)
 	}
@@ -81,7 +82,7 @@ func (w *Worker) serveRange(ctx context.Context, c *claims, b sluice.BlockID, of
 	}
 	r := &reader{w: w, c: c, b: b, pos: off, end: off + n, cache: cache, out: out, ways: make(map[int64]*flight), sched: off / sluice.PageSize}
 	defer r.leaveAll()
-	r.doubt = w.doubts.asked(b, off, n, w.cfg.Boot())
+	r.doubt = again
 	if cache && !c.only && c.mount != 0 {
 		r.ahead = w.streams.of(c.content)
 	}

@@ -1,11 +1,6 @@
 package worker
 
-import (
-	"sync"
-	"time"
-
-	"github.com/sluicefs/sluice"
-)
+import "sync"
 
 // recent remembers the last values put, so many at most.
 type recent[K comparable, V any] struct {
@@ -57,34 +52,4 @@ func (r *recent[K, V]) orPut(k K, fresh func() V) V {
 		r.putLocked(k, v)
 	}
 	return v
-}
-
-// doubts remembers what was sent unchecked, to check what is asked for again at once: its
-// receiver may have found it damaged.
-type doubts struct {
-	last *recent[sluice.BlockID, doubt]
-}
-
-type doubt struct {
-	off, n      int64
-	sent, check time.Duration // boot time of the last sending and the last check
-}
-
-// How soon a second request for the same bytes is taken for a complaint, and how seldom
-// that makes the worker check: a hot range is asked for often and is not damaged.
-const (
-	complaintWithin = time.Second
-	checkAtMost     = 10 * time.Second
-)
-
-// asked notes that bytes are sent and says whether they are to be checked first.
-func (d *doubts) asked(b sluice.BlockID, off, n int64, now time.Duration) bool {
-	was, ok := d.last.get(b)
-	check := ok && was.off == off && was.n == n && now-was.sent < complaintWithin && (was.check == 0 || now-was.check > checkAtMost)
-	next := doubt{off: off, n: n, sent: now, check: was.check}
-	if check {
-		next.check = now
-	}
-	d.last.put(b, next)
-	return check
 }

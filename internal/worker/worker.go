@@ -33,7 +33,6 @@ type Worker struct {
 	flights flights
 	streams *streams
 	settle  *settleTimes
-	doubts  doubts
 	pins    *recent[sluice.ContentID, bool]
 	uploads *uploads
 	holds   *holds
@@ -65,7 +64,6 @@ func New(cfg Config) (*Worker, error) {
 		flights: flights{all: make(map[flightKey]*flight)},
 		streams: newStreams(cfg.Prefetch),
 		settle:  newRecent[sluice.ContentID, time.Time](4096),
-		doubts:  doubts{last: newRecent[sluice.BlockID, doubt](4096)},
 		pins:    newRecent[sluice.ContentID, bool](4096),
 		holds:   newHolds(),
 	}
