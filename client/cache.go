@@ -44,7 +44,7 @@ func (c *Client) freeFile(ctx context.Context, info sluice.FileInfo) (bytes int6
 	if len(contents) == 0 {
 		return 0, false, nil
 	}
-	o, err := c.open(ctx, info.Path, sluice.OpenOptions{Freshness: sluice.NeverAsk()})
+	o, err := c.open(ctx, info.Path, 0, sluice.OpenOptions{Freshness: sluice.NeverAsk()})
 	if errors.Is(err, sluice.NotFound) {
 		return 0, false, nil
 	}
@@ -307,7 +307,7 @@ func (c *Client) persist(ctx context.Context, path sluice.Path) error {
 
 // Cached implements [sluice.Cacher]. Workers that do not answer are left out.
 func (c *Client) Cached(ctx context.Context, path sluice.Path) ([]sluice.Location, error) {
-	o, err := c.open(ctx, path, sluice.OpenOptions{Freshness: sluice.NeverAsk()})
+	o, err := c.open(ctx, path, 0, sluice.OpenOptions{Freshness: sluice.NeverAsk()})
 	if err != nil {
 		return nil, sluice.Wrap("locate", path, err)
 	}
@@ -339,7 +339,7 @@ func (c *Client) Cached(ctx context.Context, path sluice.Path) ([]sluice.Locatio
 
 // Hosts implements [sluice.Locator].
 func (c *Client) Hosts(ctx context.Context, path sluice.Path) ([][]string, error) {
-	o, err := c.open(ctx, path, sluice.OpenOptions{Freshness: sluice.NeverAsk()})
+	o, err := c.open(ctx, path, 0, sluice.OpenOptions{Freshness: sluice.NeverAsk()})
 	if err != nil {
 		return nil, sluice.Wrap("locate", path, err)
 	}

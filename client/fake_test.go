@@ -35,6 +35,7 @@ type fake struct {
 	block   int64 // block size of new files
 	workers []*fakeWorker
 	mounts  []sluice.MountInfo
+	holders map[uint64][]*wire.Holder // by file
 
 	calls    [100]atomic.Int64 // by method
 	lease    atomic.Int64      // of grants, ns; 0: none
@@ -399,12 +400,23 @@ func (f *fake) list(q *wire.ListRequest) (rpc.Message, error) {
 
 func (f *fake) open(q *wire.OpenRequest) (rpc.Message, error) {
 	x := f.files[q.Path]
+	if q.File != 0 {
+		x = nil
+		for _, y := range f.files {
+			if y.info.Id == q.File {
+				x = y
+			}
+		}
+	}
 	if x == nil || !x.dir && !x.info.Complete {
 		return nil, failure(sluice.NotFound, "no %s", q.Path)
 	}
-	a := &wire.OpenAnswer{Info: clone(x.info), Expires: int64(time.Hour)}
+	a := &wire.OpenAnswer{Holders: f.holders[x.info.Id], Info: clone(x.info), Expires: int64(time.Hour)}
+	if a.Info.Key == "" {
+		a.Info.Key = x.info.Path
+	}
 	info := x.info.Sluice()
-	g, _ := (&wire.Claims{Content: wire.FromContentID(info.Content()), Length: info.Length, BlockSize: info.BlockSize()}).MarshalVT()
+	g, _ := (&wire.Claims{Content: wire.FromContentID(info.Content()), Length: info.Length, BlockSize: info.BlockSize(), Key: x.info.Path}).MarshalVT()
 	a.Grant = g
 	if s := f.sessions[q.Call.GetRequest().GetSession()]; s != nil && s.waiting > 0 && f.lease.Load() > 0 {
 		s.held[x.info.Id] = true

@@ -27,6 +27,7 @@ type fakeWorker struct {
 	corrupt  atomic.Bool // block files are damaged
 	ordered  atomic.Bool // takes pieces in order only
 	failWith atomic.Int64
+	keyed    atomic.Bool  // the bytes of a file lie under its path, as in a store
 	served   atomic.Int64 // blocks read by frames
 
 	mu      sync.Mutex
@@ -112,6 +113,9 @@ func (w *fakeWorker) block(g []byte, b *wire.BlockID) ([]byte, error) {
 	data, ok := w.f.contents[b.Sluice().Content]
 	if !ok {
 		return nil, failure(sluice.Changed, "no such version")
+	}
+	if w.keyed.Load() && w.f.files[c.Key] == nil {
+		return nil, failure(sluice.Changed, "nothing at %s", c.Key)
 	}
 	start := int64(b.Index) * c.BlockSize
 	return data[start:min(start+c.BlockSize, int64(len(data)))], nil

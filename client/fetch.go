@@ -3,6 +3,8 @@ package client
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -93,21 +95,20 @@ func (h *handle) fetch(ctx context.Context, s spot, p []byte, at int64) error {
 			if refreshes++; refreshes > 2 {
 				return err
 			}
-			var f sluice.Freshness
-			if kind == sluice.Changed || kind == sluice.NotFound {
-				f = sluice.Always() // the master is to see what the worker saw
-			}
-			next, rerr := h.refresh(ctx, o, f)
-			if rerr != nil {
-				return rerr
-			}
-			if kind == sluice.Changed && next.info.Store == o.info.Store && next.info.Key == o.info.Key {
+			if !h.renewed(ctx, o, kind, &err) {
 				return err
 			}
 			continue
 		case sluice.Unavailable, sluice.Busy, sluice.Timeout, sluice.NoSpace, sluice.Corrupt:
-			if derr := h.readDirect(ctx, o, p, at); derr == nil || errors.Is(derr, sluice.Changed) {
-				return derr
+			derr := h.readDirect(ctx, o, p, at)
+			if derr == nil {
+				return nil
+			}
+			if errors.Is(derr, sluice.Changed) {
+				if refreshes++; refreshes > 2 || !h.renewed(ctx, o, sluice.Changed, &derr) {
+					return derr
+				}
+				continue
 			}
 			if answered(err) && kind != sluice.Busy || kind == sluice.Corrupt || time.Since(begin) >= h.c.cfg.Retry {
 				return err
@@ -126,6 +127,36 @@ func (h *handle) fetch(ctx context.Context, s spot, p []byte, at int64) error {
 	}
 }
 
+// renewed asks the master again after a worker or the store refused what o says with an
+// error of this kind, and says whether another try may do better. If not, *err is why.
+func (h *handle) renewed(ctx context.Context, o *opened, kind sluice.Kind, err *error) bool {
+	if kind != sluice.Changed && kind != sluice.NotFound {
+		_, rerr := h.refresh(ctx, o, sluice.Freshness{}) // the grant expired
+		if rerr != nil {
+			*err = rerr
+		}
+		return rerr == nil
+	}
+	for again := false; ; again = true {
+		next, rerr := h.refresh(ctx, o, sluice.Always()) // the master is to see what was seen
+		if rerr != nil {
+			*err = rerr
+			return false
+		}
+		if kind != sluice.Changed || next.info.Store != o.info.Store || next.info.Key != o.info.Key {
+			return true
+		}
+		// A rename that the store has done is known to the master a moment later.
+		if again || sleep(ctx, renameWait) != nil {
+			return false
+		}
+		o = next
+	}
+}
+
+// renameWait is how long a reader whose object is gone waits before it asks once more.
+const renameWait = 100 * time.Millisecond
+
 // askWorkers asks the workers in order. What is about the file itself (its version, the
 // grant) ends the search; what is about one worker goes on to the next.
 func (h *handle) askWorkers(ctx context.Context, o *opened, s spot, p []byte) error {
@@ -134,6 +165,7 @@ func (h *handle) askWorkers(ctx context.Context, o *opened, s spot, p []byte) er
 		return &sluice.Error{Kind: sluice.Unavailable, Err: errors.New("there is no worker")}
 	}
 	var worst error
+	var lost []sluice.WorkerID
 	sick := false // a worker answered that the store does not: another need not ask it again
 	for i, w := range all {
 		if sick && i >= len(o.holders) {
@@ -151,17 +183,29 @@ func (h *handle) askWorkers(ctx context.Context, o *opened, s spot, p []byte) er
 			return err
 		case sluice.Unavailable, sluice.Timeout:
 			sick = sick || answered(err)
-		case sluice.Corrupt:
-			// It was told by our check what it could not know; the second time it has looked.
-			if _, err := w.ReadBlock(ctx, o.grant, s.id, s.off, p, o.read); err == nil {
-				return nil
-			}
+		case sluice.Lost:
+			lost = append(lost, w.info.ID)
 		}
 		if worst == nil || rank(err) > rank(worst) {
 			worst = err
 		}
 	}
+	if away := missing(o, s.id, lost); errors.Is(worst, sluice.Lost) && away != 0 {
+		return &sluice.Error{Kind: sluice.Unavailable, Err: fmt.Errorf("worker %v, which holds these bytes, does not answer", away)}
+	}
 	return worst
+}
+
+// missing returns a worker that holds a block, as the master has it, and is not among
+// those that answered that they do not; 0 where there is none. Bytes that exist only in
+// workers are lost once each of these has said so, and until then not available.
+func missing(o *opened, b sluice.BlockID, lost []sluice.WorkerID) sluice.WorkerID {
+	for _, h := range o.holders {
+		if h.Content == b.Content && h.First <= b.Index && b.Index-h.First < h.Count && !slices.Contains(lost, h.Worker) {
+			return h.Worker
+		}
+	}
+	return 0
 }
 
 // rank says which of several workers' errors tells the most.

@@ -15,15 +15,16 @@ func (c *Client) Open(ctx context.Context, path sluice.Path, opts sluice.OpenOpt
 	o := c.grants.find(path, c.who, opts)
 	if o == nil {
 		var err error
-		if o, err = c.open(ctx, path, opts); err != nil {
+		if o, err = c.open(ctx, path, 0, opts); err != nil {
 			return nil, sluice.Wrap("open", path, err)
 		}
 	}
 	return newHandle(c, path, o), nil
 }
 
-// open asks the master, and remembers the answer where that is allowed.
-func (c *Client) open(ctx context.Context, path sluice.Path, opts sluice.OpenOptions) (*opened, error) {
+// open asks the master, and remembers the answer where that is allowed. With file it asks
+// for that file, which was at path, wherever it is by now.
+func (c *Client) open(ctx context.Context, path sluice.Path, file sluice.FileID, opts sluice.OpenOptions) (*opened, error) {
 	s, err := c.sessions.get(ctx)
 	if err != nil {
 		return nil, err
@@ -31,7 +32,7 @@ func (c *Client) open(ctx context.Context, path sluice.Path, opts sluice.OpenOpt
 	c.sessions.listen(s)
 	req := &wire.OpenRequest{
 		Call: &wire.CallHeader{Principal: c.as, Request: &wire.RequestID{Session: uint64(s.id)}},
-		Path: string(path), Freshness: wire.FromFreshness(opts.Freshness), Read: uint32(opts.Read), View: c.workers.version(),
+		Path: string(path), Freshness: wire.FromFreshness(opts.Freshness), Read: uint32(opts.Read), View: c.workers.version(), File: uint64(file),
 	}
 	told, sent := c.grants.seen(), time.Now()
 	var a wire.OpenAnswer
@@ -60,7 +61,8 @@ func (c *Client) open(ctx context.Context, path sluice.Path, opts sluice.OpenOpt
 func (h *handle) access() *opened { return h.opened.Load() }
 
 // refresh asks the master again after old did not do any more: its grant expired, or the
-// store has another key or version. Kind Changed: the path has other content by now.
+// store has another key or version. It follows a file that was renamed. Kind Changed: the
+// file is gone or has other content by now.
 func (h *handle) refresh(ctx context.Context, old *opened, f sluice.Freshness) (*opened, error) {
 	select {
 	case h.asking <- struct{}{}:
@@ -72,7 +74,7 @@ func (h *handle) refresh(ctx context.Context, old *opened, f sluice.Freshness) (
 		return o, nil
 	}
 	h.c.grants.forget(h.path)
-	o, err := h.c.open(ctx, h.path, sluice.OpenOptions{Read: old.read, Freshness: f})
+	o, err := h.c.open(ctx, h.path, old.info.ID, sluice.OpenOptions{Read: old.read, Freshness: f})
 	switch {
 	case errors.Is(err, sluice.NotFound):
 		return nil, errChanged()

@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 
@@ -17,7 +18,17 @@ var _ sluice.Worker = (*worker)(nil)
 
 // ReadBlock implements [sluice.BlockReader].
 func (w *worker) ReadBlock(ctx context.Context, g sluice.Grant, b sluice.BlockID, off int64, p []byte, r sluice.ReadType) (int, error) {
-	req := &wire.ReadBlockRequest{Grant: g, Block: wire.FromBlockID(b), Offset: off, Length: int64(len(p)), Read: uint32(r)}
+	n, err := w.readBlock(ctx, g, b, off, p, r, false)
+	if errors.Is(err, sluice.Corrupt) {
+		// The worker learns from us what it could not know, drops it and fetches it again.
+		n, err = w.readBlock(ctx, g, b, off, p, r, true)
+	}
+	return n, err
+}
+
+// readBlock asks once. again says that the bytes came before and were damaged.
+func (w *worker) readBlock(ctx context.Context, g sluice.Grant, b sluice.BlockID, off int64, p []byte, r sluice.ReadType, again bool) (int, error) {
+	req := &wire.ReadBlockRequest{Grant: g, Block: wire.FromBlockID(b), Offset: off, Length: int64(len(p)), Read: uint32(r), Again: again}
 	n, err := w.conn.CallPayload(ctx, wire.MethodReadBlock, req, nil, rpc.Payload{Recv: p})
 	w.note(err)
 	if err == nil && n != len(p) {

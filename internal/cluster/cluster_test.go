@@ -89,3 +89,42 @@ func TestSecondMaster(t *testing.T) {
 		t.Errorf("the first master after that: %v", err)
 	}
 }
+
+// Who has a file open reads on when it is renamed through Sluice, also what is not cached:
+// content and bytes are the same, only their place in the store is another.
+func TestReaderFollowsRename(t *testing.T) {
+	c := cluster.Start(t, cluster.Options{})
+	c.MountLocal("/m", sluice.MountOptions{})
+	fs := c.Client(t)
+	data := make([]byte, 6<<20)
+	for i := range data {
+		data[i] = byte(i >> 12)
+	}
+	put(t, fs, "/m/a", data, sluice.CreateOptions{Write: sluice.Through}) // not cached
+	if _, err := fs.Mkdir(t.Context(), "/m/d", sluice.MkdirOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	h, err := fs.Open(t.Context(), "/m/a", sluice.OpenOptions{Read: sluice.NoCache})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	p := make([]byte, 1000)
+	from := sluice.Path("/m/a")
+	for i, to := range []sluice.Path{"/m/b", "/m/d/c"} {
+		if err := fs.Rename(t.Context(), from, to, sluice.RenameOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		off := int64(i) * 5 << 20
+		if _, err := h.ReadAt(t.Context(), p, off); err != nil || !bytes.Equal(p, data[off:off+1000]) {
+			t.Fatalf("read after the rename to %s: %v", to, err)
+		}
+		from = to
+	}
+	if err := fs.Remove(t.Context(), from, sluice.RemoveOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.ReadAt(t.Context(), p, 3<<20); !errors.Is(err, sluice.Changed) {
+		t.Errorf("read after it was removed: %v, want kind changed", err)
+	}
+}

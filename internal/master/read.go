@@ -62,6 +62,30 @@ func (m *Master) Open(ctx context.Context, c sluice.Call, path sluice.Path, opts
 	return o, nil
 }
 
+// openFile is Open for a file wherever it is by now: who reads it follows it when it is
+// renamed. Kind NotFound: it is gone, or something else has its place.
+func (m *Master) openFile(ctx context.Context, c sluice.Call, id sluice.FileID, opts sluice.OpenOptions, known uint64) (sluice.Opened, error) {
+	for tries := 0; ; tries++ {
+		if err := m.barrier(ctx); err != nil {
+			return sluice.Opened{}, sluice.Wrap("open", "", err)
+		}
+		info, ok := m.state.FileByID(id)
+		if !ok {
+			return sluice.Opened{}, &sluice.Error{Op: "open", Kind: sluice.NotFound, Err: errors.New("the file is gone")}
+		}
+		o, err := m.Open(ctx, c, info.Path, opts, known)
+		switch {
+		case err == nil && o.Info.ID == id:
+			return o, nil
+		case err != nil && !errors.Is(err, sluice.NotFound):
+			return sluice.Opened{}, err
+		case tries == 2:
+			return sluice.Opened{}, &sluice.Error{Op: "open", Path: info.Path, Kind: sluice.NotFound, Err: errors.New("the file was replaced or renamed again and again")}
+		}
+		// It was renamed or replaced between the two looks.
+	}
+}
+
 func (m *Master) open(ctx context.Context, c sluice.Call, path sluice.Path, opts sluice.OpenOptions) (sluice.Opened, error) {
 	if err := m.barrier(ctx); err != nil {
 		return sluice.Opened{}, err

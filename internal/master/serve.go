@@ -167,7 +167,13 @@ func (h handler) open(ctx context.Context, r *rpc.Request) (rpc.Message, error) 
 	if err != nil {
 		return nil, err
 	}
-	o, err := h.m.Open(ctx, c, p, sluice.OpenOptions{Freshness: q.Freshness.Sluice(), Read: sluice.ReadType(q.Read)}, q.View)
+	opts := sluice.OpenOptions{Freshness: q.Freshness.Sluice(), Read: sluice.ReadType(q.Read)}
+	var o sluice.Opened
+	if q.File != 0 {
+		o, err = h.m.openFile(ctx, c, sluice.FileID(q.File), opts, q.View)
+	} else {
+		o, err = h.m.Open(ctx, c, p, opts, q.View)
+	}
 	if err != nil {
 		return nil, err
 	}
