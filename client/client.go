@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"math/rand/v2"
 	"strings"
@@ -94,8 +95,7 @@ func (c *Client) Close(ctx context.Context) error {
 	c.masters.close()
 	c.work.Wait()
 	c.locals.close()
-	c.stores.close()
-	return sluice.Wrap("close client", "", err)
+	return sluice.Wrap("close client", "", errors.Join(err, c.stores.close(ctx)))
 }
 
 // As implements [sluice.FS]. What it returns is a *Client.

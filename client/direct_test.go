@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 	"github.com/sluicefs/sluice/internal/wire"
 	"github.com/sluicefs/sluice/underfs"
 	"github.com/sluicefs/sluice/underfs/local"
+	"github.com/sluicefs/sluice/underfs/underfstest"
 )
 
 // TestDirect: where no worker serves and the mount allows it, the client reads the store
@@ -70,5 +72,43 @@ func TestDirect(t *testing.T) {
 	defer h2.Close()
 	_, err = h2.ReadAt(t.Context(), p, 0)
 	isKind(t, err, sluice.Unavailable)
-	f.count(wire.MethodMounts)
+}
+
+// TestDirectSick: a store that hangs ends a direct read at its mount's deadline and is named.
+func TestDirectSick(t *testing.T) {
+	f := newFake(t, 0, 0)
+	driver := &underfstest.Driver{}
+	mem := underfstest.NewMemory(underfstest.Options{})
+	driver.Add("m", mem)
+	data := noise(1, 100_000)
+	o := mem.Put("f", data)
+	f.write("/m/f", data)
+	i := f.files["/m/f"].info
+	i.Mount, i.Key, i.Store = 5, "f", string(o.Version)
+	f.mounts = []sluice.MountInfo{{Mount: sluice.Mount{ID: 5, Path: "/m", URI: "mem://m", Options: sluice.MountOptions{Direct: true, Timeout: 20 * time.Millisecond}}}}
+	c := f.client(func(cfg *Config) { cfg.Stores = underfs.NewRegistry(driver) })
+	read := func() error {
+		h, err := c.Open(t.Context(), "/m/f", sluice.OpenOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer h.Close()
+		_, err = h.ReadAt(t.Context(), make([]byte, 10), 0)
+		return err
+	}
+	if err := read(); err != nil {
+		t.Fatal(err)
+	}
+	if err := read(); err != nil {
+		t.Fatal(err)
+	}
+	if n := f.count(wire.MethodMounts); n != 1 {
+		t.Errorf("the mounts were asked for %d times, want once", n)
+	}
+	mem.Inject(underfs.OpRead, underfstest.Fault{Hang: true})
+	err := read()
+	isKind(t, err, sluice.Unavailable)
+	if err != nil && !strings.Contains(err.Error(), "mount /m") {
+		t.Errorf("%v does not name the mount", err)
+	}
 }

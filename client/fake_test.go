@@ -58,7 +58,6 @@ type fakeFile struct {
 
 type fakeSession struct {
 	answers map[uint64]func() (rpc.Message, error)
-	running map[uint64]chan struct{}
 	held    map[uint64]bool
 	queue   []uint64
 	upto    uint64
@@ -110,32 +109,6 @@ func (f *fake) serve(h rpc.Handler, network, addr string, role rpc.Role) *droppe
 		}
 	})
 	return d
-}
-
-// dropper is a listener whose connections can be cut.
-type dropper struct {
-	net.Listener
-	mu    sync.Mutex
-	conns []net.Conn
-}
-
-func (d *dropper) Accept() (net.Conn, error) {
-	c, err := d.Listener.Accept()
-	if err == nil {
-		d.mu.Lock()
-		d.conns = append(d.conns, c)
-		d.mu.Unlock()
-	}
-	return c, err
-}
-
-func (d *dropper) cut() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, c := range d.conns {
-		c.Close()
-	}
-	d.conns = nil
 }
 
 // client returns a client of the cluster, closed with the test.
@@ -521,14 +494,3 @@ func isKind(t *testing.T, err error, kind sluice.Kind) {
 }
 
 func clone(i *wire.FileInfo) *wire.FileInfo { return proto.Clone(i).(*wire.FileInfo) }
-
-// fakeStandby is a master that is not the primary.
-type fakeStandby struct {
-	primary string
-	asked   atomic.Int64
-}
-
-func (s *fakeStandby) Serve(context.Context, *rpc.Request) (rpc.Message, error) {
-	s.asked.Add(1)
-	return nil, &sluice.Error{Op: "fake", Kind: sluice.NotPrimary, Primary: s.primary}
-}

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"sync"
@@ -195,4 +196,41 @@ func (w *fakeWorker) seal(r *rpc.Request) (rpc.Message, error) {
 	defer w.f.mu.Unlock()
 	w.f.sealed[id] = data
 	return &wire.SealAnswer{Sealed: wire.FromSealed(sluice.Sealed{Content: id, Length: q.Length, Checksum: checksum(data), Worker: w.info.ID})}, nil
+}
+
+// dropper is a listener whose connections can be cut.
+type dropper struct {
+	net.Listener
+	mu    sync.Mutex
+	conns []net.Conn
+}
+
+func (d *dropper) Accept() (net.Conn, error) {
+	c, err := d.Listener.Accept()
+	if err == nil {
+		d.mu.Lock()
+		d.conns = append(d.conns, c)
+		d.mu.Unlock()
+	}
+	return c, err
+}
+
+func (d *dropper) cut() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, c := range d.conns {
+		c.Close()
+	}
+	d.conns = nil
+}
+
+// fakeStandby is a master that is not the primary.
+type fakeStandby struct {
+	primary string
+	asked   atomic.Int64
+}
+
+func (s *fakeStandby) Serve(context.Context, *rpc.Request) (rpc.Message, error) {
+	s.asked.Add(1)
+	return nil, &sluice.Error{Op: "fake", Kind: sluice.NotPrimary, Primary: s.primary}
 }

@@ -110,6 +110,9 @@ func (h *handle) fetch(ctx context.Context, s spot, p []byte, at int64) error {
 				}
 				continue
 			}
+			if sluice.KindOf(derr) == sluice.Unavailable && answered(derr) {
+				return derr // the store itself, at its mount's deadline
+			}
 			if answered(err) && kind != sluice.Busy || kind == sluice.Corrupt || time.Since(begin) >= h.c.cfg.Retry {
 				return err
 			}

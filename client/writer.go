@@ -25,10 +25,9 @@ type writer struct {
 	info    sluice.FileInfo
 
 	to     *worker // nil until the first bytes are sent
-	others []*worker
-	sent   int64  // bytes handed to the sender, in order
-	sum    uint32 // CRC-32C of them
-	buf    []byte // bytes not sent yet: buf[:n]
+	sent   int64   // bytes handed to the sender, in order
+	sum    uint32  // CRC-32C of them
+	buf    []byte  // bytes not sent yet: buf[:n]
 	n      int
 	over   bool
 	failed error // the first failure; nothing is sent after it
