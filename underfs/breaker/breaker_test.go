@@ -8,10 +8,14 @@ import (
 	"testing/synctest"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/sluicefs/sluice"
 	"github.com/sluicefs/sluice/underfs"
 	"github.com/sluicefs/sluice/underfs/breaker"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // call makes one call that ends with err, and says whether it was made.
 func call(b *breaker.Breaker, op underfs.Op, err error) (made bool, got error) {

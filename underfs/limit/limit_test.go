@@ -9,11 +9,15 @@ import (
 	"testing/synctest"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/sluicefs/sluice"
 	"github.com/sluicefs/sluice/underfs"
 	"github.com/sluicefs/sluice/underfs/limit"
 	"github.com/sluicefs/sluice/underfs/underfstest"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestConcurrentChangesOnline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

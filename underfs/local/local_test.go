@@ -3,10 +3,14 @@ package local_test
 import (
 	"testing"
 
+	"go.uber.org/goleak"
+
 	"github.com/sluicefs/sluice/underfs"
 	"github.com/sluicefs/sluice/underfs/local"
 	"github.com/sluicefs/sluice/underfs/underfstest"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // open opens dir with the driver.
 func open(t *testing.T, dir string) underfs.Store {

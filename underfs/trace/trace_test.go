@@ -8,11 +8,15 @@ import (
 	"strings"
 	"testing"
 
+	"go.uber.org/goleak"
+
 	"github.com/sluicefs/sluice"
 	"github.com/sluicefs/sluice/underfs"
 	"github.com/sluicefs/sluice/underfs/trace"
 	"github.com/sluicefs/sluice/underfs/underfstest"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestCounts(t *testing.T) {
 	m := underfstest.NewMemory(underfstest.Options{})
