@@ -255,3 +255,45 @@ func TestOrderOfACallerThatLeaves(t *testing.T) {
 		t.Errorf("an order nobody waits for keeps its place after it was handed out: %v", err)
 	}
 }
+
+func TestManyAsksMakeRoomAndLoseNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &clock{now: time.Hour}
+		f := newFleet(c, Config{})
+		mustBeat(t, f, beat(1, 1, "a"))
+		type answer struct {
+			ask    int
+			orders []*wire.Order
+		}
+		answers := make(chan answer, 10)
+		for i := range 4 {
+			go func() {
+				orders, _ := f.Ask(t.Context(), 1, nil, time.Minute)
+				answers <- answer{i, orders}
+			}()
+			synctest.Wait()
+		}
+		for i := range 2 { // the two that came last go on waiting
+			if a := <-answers; a.ask != i || len(a.orders) != 0 {
+				t.Fatalf("ask %d was answered with %v, want %d with nothing", a.ask, a.orders, i)
+			}
+		}
+		synctest.Wait()
+		if n := len(answers); n != 0 {
+			t.Fatalf("%d more asks were answered", n)
+		}
+		gone, leave := context.WithCancel(t.Context())
+		leave()
+		for range 2 {
+			if err := f.Send(1, &wire.Order{Drop: true}); err != nil {
+				t.Fatal(err)
+			}
+			if orders, _ := f.Ask(gone, 1, nil, time.Minute); len(orders) != 0 {
+				t.Fatalf("a caller that had left was handed %v", orders)
+			}
+			if a := <-answers; len(a.orders) != 1 {
+				t.Fatalf("ask %d was answered with %v, want the order", a.ask, a.orders)
+			}
+		}
+	})
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/sluicefs/sluice"
@@ -20,6 +21,12 @@ type queue struct {
 	waiting []*order          // not handed out
 	out     map[uint64]*order // handed out, by id
 	wake    chan struct{}     // closed and replaced when something was added
+	asks    []*ask            // requests of the worker that wait here, the oldest first
+}
+
+// ask is one waiting request of a worker.
+type ask struct {
+	room chan struct{} // closed when it is to be answered with nothing, for later ones
 }
 
 // order is one order on its way. It is answered once.
@@ -127,29 +134,66 @@ func (f *Fleet) withdraw(id sluice.WorkerID, o *order) bool {
 	return false
 }
 
-// maxHandout is how many orders one ask is answered with.
-const maxHandout = 64
+// The bounds of asking.
+const (
+	maxHandout = 64 // orders that one ask is answered with
+	maxAsks    = 2  // asks of one worker that wait; the next one ends the oldest
+)
 
 // Ask takes in results and returns the orders that wait for the worker, waiting for
-// some at most for wait and until ctx ends (then there are none). It takes a worker
-// that is not known for one that will be: the next heartbeat makes it so. Results are
-// taken in whatever the error.
+// some at most for wait and until ctx ends (then there are none). A worker tells each
+// result by a further ask: where more than two of its asks wait, the oldest is answered
+// with nothing. It is not for the worker to give one up, because what that is being
+// handed would be lost for as long as an attempt takes. Ask takes a worker that is not
+// known for one that will be: the next heartbeat makes it so. Results are taken in
+// whatever the error.
 func (f *Fleet) Ask(ctx context.Context, id sluice.WorkerID, results []*wire.OrderResult, wait time.Duration) ([]*wire.Order, error) {
 	f.deliver(id, results)
+	if ctx.Err() != nil {
+		return nil, nil
+	}
+	a := f.enter(id)
+	defer f.leave(id, a)
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
-	for {
+	for ctx.Err() == nil { // nothing is handed to a caller that has left
 		orders, wake := f.take(id)
 		if len(orders) > 0 || wake == nil {
 			return orders, nil
 		}
 		select {
 		case <-wake:
+		case <-a.room:
+			return nil, nil
 		case <-timer.C:
 			return nil, nil
 		case <-ctx.Done():
-			return nil, nil
 		}
+	}
+	return nil, nil
+}
+
+// enter notes an ask that may wait, and has the oldest make room.
+func (f *Fleet) enter(id sluice.WorkerID) *ask {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	a := &ask{room: make(chan struct{})}
+	if w := f.workers[id]; w != nil {
+		w.orders.asks = append(w.orders.asks, a)
+		if len(w.orders.asks) > maxAsks {
+			close(w.orders.asks[0].room)
+			w.orders.asks = w.orders.asks[1:]
+		}
+	}
+	return a
+}
+
+// leave forgets an ask that is answered.
+func (f *Fleet) leave(id sluice.WorkerID, a *ask) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if w := f.workers[id]; w != nil {
+		w.orders.asks = slices.DeleteFunc(w.orders.asks, func(x *ask) bool { return x == a })
 	}
 }
 

@@ -58,7 +58,8 @@ type desk struct {
 	beats    []*wire.Heartbeat
 	orders   chan *wire.Order
 	results  chan *wire.OrderResult
-	primary  string // not this one
+	room     chan struct{} // a request that waits is answered, for a later one
+	primary  string        // not this one
 }
 
 func (d *desk) Serve(ctx context.Context, r *rpc.Request) (rpc.Message, error) {
@@ -98,8 +99,14 @@ func (d *desk) Serve(ctx context.Context, r *rpc.Request) (rpc.Message, error) {
 			d.results <- x
 		}
 		select {
+		case d.room <- struct{}{}:
+		default:
+		}
+		select {
 		case o := <-d.orders:
 			return &wire.OrdersAnswer{Orders: []*wire.Order{o}}, nil
+		case <-d.room:
+			return &wire.OrdersAnswer{}, nil
 		case <-ctx.Done():
 			return &wire.OrdersAnswer{}, nil
 		}
@@ -120,7 +127,7 @@ func newBench(t testing.TB, opts underfstest.Options, change ...func(*bench)) *b
 	}
 	b := &bench{
 		t: t, dir: dir, keys: keys, driver: &underfstest.Driver{Options: opts}, quota: 256 << 20,
-		desk: &desk{version: 1, verdicts: map[sluice.ContentID]*wire.ContentVerdict{}, orders: make(chan *wire.Order), results: make(chan *wire.OrderResult, 100)},
+		desk: &desk{version: 1, verdicts: map[sluice.ContentID]*wire.ContentVerdict{}, orders: make(chan *wire.Order), results: make(chan *wire.OrderResult, 100), room: make(chan struct{})},
 		cfg:  Config{Interval: 20 * time.Millisecond, Prefetch: policy.PrefetchConfig{Max: -1}, Rand: rand.New(rand.NewPCG(1, 2))},
 	}
 	b.mount(1, "a")

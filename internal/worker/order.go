@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"slices"
 	"sync"
 	"time"
 
@@ -21,7 +20,7 @@ type orders struct {
 
 	mu      sync.Mutex
 	results []*wire.OrderResult      // guarded by mu: not yet told
-	polls   []*poll                  // guarded by mu: requests that wait, the oldest first
+	polls   int                      // guarded by mu: requests under way
 	wake    chan struct{}            // has room for one
 	done    *recent[attempt, *doing] // what was done, by attempt
 }
@@ -41,7 +40,6 @@ const (
 	pollTimeout  = 60 * time.Second
 	ordersPause  = 100 * time.Millisecond
 	ordersPauses = 2 * time.Second
-	surelyTold   = time.Second // a request that waits so long has arrived
 )
 
 func newOrders(w *Worker) *orders {
@@ -58,10 +56,10 @@ func (o *orders) loop(ctx context.Context) {
 	fails := make(chan error, maxPolls)
 	pause := time.Duration(0)
 	for ctx.Err() == nil {
-		if p := o.next(ctx); p != nil {
+		if results, due := o.next(); due {
 			running.Go(func() {
-				err := o.ask(p, &running)
-				o.ended(p)
+				err := o.ask(ctx, results, &running)
+				o.ended()
 				select {
 				case fails <- err:
 				default:
@@ -96,38 +94,24 @@ func (o *orders) rest(ctx context.Context, err error, before time.Duration) time
 	return d
 }
 
-// poll is one request for orders.
-type poll struct {
-	ctx     context.Context // ends with the loop, or when it makes room
-	cancel  context.CancelFunc
-	results []*wire.OrderResult // told by it
-}
-
-// next returns the request that is due, with all that is to be told, or nil.
-func (o *orders) next(ctx context.Context) *poll {
+// next says whether a request is due, and returns all that it is to tell. The master
+// answers the oldest of many that wait, so that there is room again soon: giving one up
+// from here could lose an order that it is being answered with.
+func (o *orders) next() (results []*wire.OrderResult, due bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if len(o.results) == 0 && len(o.polls) > 0 {
-		return nil
+	if len(o.results) == 0 && o.polls > 0 || o.polls >= maxPolls {
+		return nil, false
 	}
-	if len(o.polls) >= maxPolls {
-		// The oldest makes room: what it might be handed in that very moment is given
-		// another attempt by the master.
-		o.polls[0].cancel()
-		return nil
-	}
-	p := &poll{results: o.results}
-	o.results = nil
-	p.ctx, p.cancel = context.WithCancel(ctx)
-	o.polls = append(o.polls, p)
-	return p
+	results, o.results = o.results, nil
+	o.polls++
+	return results, true
 }
 
-func (o *orders) ended(p *poll) {
-	p.cancel()
+func (o *orders) ended() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.polls = slices.DeleteFunc(o.polls, func(x *poll) bool { return x == p })
+	o.polls--
 }
 
 func (o *orders) poke() {
@@ -138,19 +122,15 @@ func (o *orders) poke() {
 }
 
 // ask makes a request: it tells results and waits for orders.
-func (o *orders) ask(p *poll, running *sync.WaitGroup) error {
-	call, cancel := context.WithTimeout(p.ctx, pollTimeout)
+func (o *orders) ask(ctx context.Context, results []*wire.OrderResult, running *sync.WaitGroup) error {
+	call, cancel := context.WithTimeout(ctx, pollTimeout)
 	defer cancel()
-	q := &wire.OrdersRequest{Worker: uint64(o.w.cfg.Info.ID), Results: p.results}
+	q := &wire.OrdersRequest{Worker: uint64(o.w.cfg.Info.ID), Results: results}
 	var a wire.OrdersAnswer
 	sent := o.w.cfg.Boot()
 	if err := o.w.masters.call(call, wire.MethodOrders, q, &a); err != nil {
-		made := p.ctx.Err() != nil // room
-		if len(p.results) > 0 && (!made || o.w.cfg.Boot()-sent < surelyTold) {
-			o.tell(p.results...) // told twice does no harm
-		}
-		if made {
-			return nil
+		if len(results) > 0 {
+			o.tell(results...) // told twice does no harm
 		}
 		return err
 	}
