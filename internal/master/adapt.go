@@ -3,8 +3,6 @@ package master
 import (
 	"context"
 	"errors"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/sluicefs/sluice"
@@ -26,43 +24,6 @@ func (m *Master) task(id uint64) (*task, bool) {
 func (m *Master) intentOpen(id uint64) bool {
 	_, ok, err := m.state.Intent(id)
 	return ok || err != nil
-}
-
-// olderOverlapping returns the oldest open intent whose keys overlap those of t and
-// that is older, 0 where there is none.
-func (m *Master) olderOverlapping(t *task) uint64 {
-	for _, o := range m.openIntents() {
-		if o.ID < t.ID && o.Mount == t.Mount && overlap(&o, &t.Intent) {
-			return o.ID
-		}
-	}
-	return 0
-}
-
-// overlap says whether two intents touch a key in common.
-func overlap(a, b *namespace.Intent) bool {
-	for _, x := range footprint(a) {
-		for _, y := range footprint(b) {
-			if x == y || covers(x, y) || covers(y, x) {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// covers says whether the directory key a contains the key b.
-func covers(a, b string) bool { return strings.HasSuffix(a, "/") && strings.HasPrefix(b, a) }
-
-// footprint is the keys an intent reads or writes; a directory's stands for all below.
-func footprint(i *namespace.Intent) []string {
-	keys := slices.Clone(i.Dirs)
-	for _, k := range []string{i.Key, i.ToKey} {
-		if k != "" {
-			keys = append(keys, k)
-		}
-	}
-	return keys
 }
 
 // beginAttempt journals that the store is about to be asked, and returns the attempt's

@@ -21,7 +21,8 @@ const (
 )
 
 // intents carries out what the journal says is to be done in stores, and keeps at it
-// until the store has done it or refused it for good.
+// until the store has done it or refused it for good. They need no order here: Apply
+// opens none whose footprint overlaps that of another (namespace's Check).
 type intents struct {
 	m *Master
 
@@ -190,7 +191,7 @@ func (x *intents) carry(r *run) {
 		x.endDiverged(r, wire.FromError(&sluice.Error{Kind: sluice.Diverged, Err: errors.New(t.Message)}))
 		return
 	}
-	if !x.inOrder(ctx, t) || !x.fenced(ctx, t) {
+	if !x.fenced(ctx, t) {
 		return
 	}
 	pause := firstBackoff
@@ -222,26 +223,6 @@ func (x *intents) carry(r *run) {
 			return
 		}
 		pause = min(2*pause, lastBackoff)
-	}
-}
-
-// inOrder waits until no older intent that touches the same keys is open, and says
-// whether the master goes on. One that needs a person is in the way until that came.
-func (x *intents) inOrder(ctx context.Context, t *task) bool {
-	for {
-		older := x.m.olderOverlapping(t)
-		if older == 0 {
-			return true
-		}
-		r := x.start(older)
-		select {
-		case <-r.done:
-			if r.stuck() && !sleep(ctx, lastBackoff) {
-				return false
-			}
-		case <-ctx.Done():
-			return false
-		}
 	}
 }
 
