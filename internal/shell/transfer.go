@@ -42,7 +42,7 @@ func (o *copyOptions) flags(cmd *cobra.Command, writes bool) {
 	cmd.Flags().BoolVarP(&o.recursive, "recursive", "r", false, "directories with everything below")
 	cmd.Flags().BoolVarP(&o.force, "force", "f", false, "replace existing files")
 	cmd.Flags().BoolVar(&o.resume, "resume", false, "go on with a copy: skip files that are identical already, replace those that differ; the target of a directory is then exactly the name given, unless it ends in /")
-	cmd.Flags().IntVar(&o.parallel, "parallel", 8, "so many files at once")
+	cmd.Flags().IntVar(&o.parallel, "parallel", 16, "so many files at once")
 	if writes {
 		cmd.Flags().Var(&o.write, "write", "CACHE_THROUGH, THROUGH or MUST_CACHE (default by the mount)")
 	}
