@@ -24,7 +24,6 @@ const (
 	DefaultAttempt       = 30 * time.Second
 	DefaultFreshness     = time.Minute
 	DefaultMountTimeout  = 30 * time.Second
-	DefaultOrphanGrace   = time.Hour
 )
 
 // Config says where a master lies and how it behaves. Dir, Registry, Keys and

@@ -219,6 +219,11 @@ func (m *Master) Remove(ctx context.Context, c sluice.Call, path sluice.Path, op
 			return sluice.Wrap("remove", path, err)
 		}
 	}
+	if opts.Recursive && !c.Principal.Super {
+		if err := m.state.MayEmpty(c.Principal, path); err != nil && !absent(err) { // a repeated one has its answer
+			return sluice.Wrap("remove", path, err)
+		}
+	}
 	cmd := change(c)
 	cmd.Op = &wire.Command_Remove{Remove: &wire.Remove{
 		Path: string(path), Recursive: opts.Recursive, CacheOnly: opts.CacheOnly, Native: m.makesDirs(mount),

@@ -193,6 +193,11 @@ func (w *writer) mayReplace(p *place, by *sluice.Principal, o *sluice.CreateOpti
 	case !o.Base.IsZero() && n.content() != o.Base:
 		return fail(sluice.Stale, "its content was replaced meanwhile")
 	}
+	if o.TTL > 0 && o.TTLAction == sluice.TTLDelete {
+		if err := mayUnlink(by, p.dir.node, n); err != nil {
+			return err
+		}
+	}
 	if n.has(flagComplete) && !n.has(flagWriters) {
 		return nil
 	}
@@ -315,7 +320,7 @@ func (w *writer) abandon(c *wire.Abandon, r sluice.RequestID) (*wire.Answer, err
 	switch {
 	case wr == nil:
 		return &wire.Answer{}, nil
-	case r.Session != 0 && wr.session != r.Session:
+	case wr.session != r.Session:
 		return nil, fail(sluice.Permission, "another session is writing it")
 	case wr.intent != 0:
 		return nil, inWay{wr.intent}

@@ -46,14 +46,58 @@ func (w *writer) removeAt(p *place, recursive, cacheOnly bool, by *sluice.Princi
 		if !none && !recursive {
 			return nil, kindError(sluice.NotEmpty)
 		}
-		if !none && !allowed(by, n, MayRead|MayWrite|MayExecute) {
-			return nil, fail(sluice.Permission, "%s may not empty the directory", by.User)
+		if !none {
+			if _, err := mayEmpty(w, by, p.at, maxRows); err != nil {
+				return nil, err
+			}
 		}
 	}
 	if none {
 		return w.removeOne(p, cacheOnly, by, r)
 	}
 	return w.removeTree(p, cacheOnly, by, r)
+}
+
+// mayEmpty judges the removal of all that a directory contains as if it were done entry
+// by entry: every directory with entries must be readable, writable and searchable, and
+// a sticky one gives up only what by owns. It looks at limit entries (0: all) and
+// returns how many are left to look at.
+func mayEmpty(v view, by *sluice.Principal, dir at, limit int) (left int, err error) {
+	if by == nil || by.Super {
+		return limit, nil
+	}
+	if limit == 0 {
+		limit = -1
+	}
+	err = children(v, dir.node.id, "", func(name string, n *node) (bool, error) {
+		if limit--; limit == 0 {
+			return false, nil
+		}
+		if !allowed(by, dir.node, MayRead|MayWrite|MayExecute) {
+			return false, fail(sluice.Permission, "%s may not empty the directory", by.User)
+		}
+		if err := mayUnlink(by, dir.node, n); err != nil || !n.dir() {
+			return err == nil, err
+		}
+		var err error
+		limit, err = mayEmpty(v, by, at{dir.node.id, name, n}, limit)
+		return limit != 0, err
+	})
+	return limit, err
+}
+
+// MayEmpty says whether by may remove a directory with all that it contains, as far as
+// that is known here. The desk asks before it proposes a removal: Apply looks at no
+// more entries than a command may have. Kinds as of Stat.
+func (s *State) MayEmpty(by sluice.Principal, path sluice.Path) error {
+	return s.lookAt(func(v view) error {
+		p, err := walkTo(v, &by, path)
+		if err != nil || !p.node.dir() {
+			return err
+		}
+		_, err = mayEmpty(v, &by, p.at, 0)
+		return err
+	})
 }
 
 // removeOne removes a file, link or empty directory.

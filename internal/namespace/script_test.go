@@ -293,6 +293,8 @@ func (x *script) set(path string, opt map[string]string) any {
 		case "ttl":
 			d, _ := time.ParseDuration(v)
 			c.TTL = &d
+		case "action":
+			c.TTLAction = new(map[string]sluice.TTLAction{"free": sluice.TTLFree, "delete": sluice.TTLDelete}[v])
 		case "xattr":
 			name, value, _ := strings.Cut(v, ":")
 			c.XAttrs = map[string][]byte{name: []byte(value)}

@@ -120,6 +120,11 @@ func (w *writer) setTimes(p *place, n *node, by *sluice.Principal, ch *sluice.At
 		if err := w.changeTTL(n, ch); err != nil {
 			return err
 		}
+		if n.ttl != nil && n.ttl.action == sluice.TTLDelete && p.dir.node != nil {
+			if err := mayUnlink(by, p.dir.node, n); err != nil { // it is a removal, later
+				return err
+			}
+		}
 	}
 	if ch.Pinned != nil {
 		n.set(flagPinned, *ch.Pinned)
