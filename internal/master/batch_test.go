@@ -3,7 +3,9 @@ package master
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -104,7 +106,7 @@ func TestOneFlightForAllCallers(t *testing.T) {
 		var wg sync.WaitGroup
 		for range 10 {
 			wg.Go(func() {
-				if err := g.do(t.Context(), "k", time.Minute, f); err != nil {
+				if err := g.do(t.Context(), 1, "k", time.Minute, f); err != nil {
 					t.Error(err)
 				}
 			})
@@ -115,11 +117,43 @@ func TestOneFlightForAllCallers(t *testing.T) {
 		}
 		hang := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
 		start := time.Now()
-		if err := g.do(t.Context(), "h", 3*time.Second, hang); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != 3*time.Second {
+		if err := g.do(t.Context(), 1, "h", 3*time.Second, hang); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != 3*time.Second {
 			t.Errorf("a call that hangs ended with %v after %v", err, time.Since(start))
 		}
 		cancel()
 		g.wait()
+	})
+}
+
+// TestASickMountLeavesTheOthersTheirFlights: however many paths of a store that hangs
+// are asked for, other mounts are asked as ever.
+func TestASickMountLeavesTheOthersTheirFlights(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		g := newFlightGroup(ctx)
+		hang := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+		var wg sync.WaitGroup
+		busy := atomic.Int64{}
+		for i := range maxFlights + 10 {
+			wg.Go(func() {
+				if err := g.do(t.Context(), 1, fmt.Sprint("sick", i), time.Minute, hang); errors.Is(err, sluice.Busy) {
+					busy.Add(1)
+				}
+			})
+		}
+		synctest.Wait()
+		if got, want := busy.Load(), int64(maxFlights+10-maxMountFlights); got != want {
+			t.Errorf("%d of the sick mount's questions were refused, want %d", got, want)
+		}
+		if err := g.do(t.Context(), 2, "well", time.Minute, func(context.Context) error { return nil }); err != nil {
+			t.Errorf("a question to another mount: %v", err)
+		}
+		cancel()
+		wg.Wait()
+		g.wait()
+		if len(g.of) != 0 {
+			t.Errorf("counted after the end: %v", g.of)
+		}
 	})
 }
 

@@ -9,8 +9,12 @@ import (
 	"github.com/sluicefs/sluice"
 )
 
-// maxFlights bounds how many questions to stores are under way, for all mounts.
-const maxFlights = 4096
+// The bounds of questions to stores under way. A store that does not answer uses up its
+// mount's, and leaves the others theirs.
+const (
+	maxFlights      = 16384
+	maxMountFlights = 512
+)
 
 // flightGroup carries out one call per key for all who ask at once. A call goes on when
 // its callers have left, until its own deadline.
@@ -18,7 +22,8 @@ type flightGroup struct {
 	ctx context.Context // of the master: every call ends with it
 
 	mu    sync.Mutex
-	calls map[string]*flight // guarded by mu
+	calls map[string]*flight     // guarded by mu
+	of    map[sluice.MountID]int // guarded by mu: how many of calls; none is 0
 	wg    sync.WaitGroup
 }
 
@@ -28,22 +33,23 @@ type flight struct {
 }
 
 func newFlightGroup(ctx context.Context) *flightGroup {
-	return &flightGroup{ctx: ctx, calls: make(map[string]*flight)}
+	return &flightGroup{ctx: ctx, calls: make(map[string]*flight), of: make(map[sluice.MountID]int)}
 }
 
 // do runs f once for all who ask for key at the same time, with the deadline limit, and
-// returns its error, or that of ctx.
-func (g *flightGroup) do(ctx context.Context, key string, limit time.Duration, f func(context.Context) error) error {
+// returns its error, or that of ctx. Busy: the mount has too many under way.
+func (g *flightGroup) do(ctx context.Context, mount sluice.MountID, key string, limit time.Duration, f func(context.Context) error) error {
 	g.mu.Lock()
 	c := g.calls[key]
 	if c == nil {
-		if len(g.calls) >= maxFlights || g.ctx.Err() != nil {
+		if len(g.calls) >= maxFlights || g.of[mount] >= maxMountFlights || g.ctx.Err() != nil {
 			g.mu.Unlock()
-			return &sluice.Error{Kind: sluice.Busy, Err: errors.New("too many questions to stores are under way; try again")}
+			return &sluice.Error{Kind: sluice.Busy, Err: errors.New("too many questions to the store are under way; try again")}
 		}
 		c = &flight{done: make(chan struct{})}
 		g.calls[key] = c
-		g.wg.Go(func() { g.run(key, c, limit, f) })
+		g.of[mount]++
+		g.wg.Go(func() { g.run(mount, key, c, limit, f) })
 	}
 	g.mu.Unlock()
 	select {
@@ -54,12 +60,15 @@ func (g *flightGroup) do(ctx context.Context, key string, limit time.Duration, f
 	}
 }
 
-func (g *flightGroup) run(key string, c *flight, limit time.Duration, f func(context.Context) error) {
+func (g *flightGroup) run(mount sluice.MountID, key string, c *flight, limit time.Duration, f func(context.Context) error) {
 	ctx, cancel := context.WithTimeout(g.ctx, limit)
 	defer cancel()
 	c.err = f(ctx)
 	g.mu.Lock()
 	delete(g.calls, key)
+	if g.of[mount]--; g.of[mount] == 0 {
+		delete(g.of, mount)
+	}
 	g.mu.Unlock()
 	close(c.done)
 }

@@ -39,7 +39,7 @@ func (m *Master) ensure(ctx context.Context, mount *mountEntry, path sluice.Path
 		if ok && (at >= since || !ages) || known && !ages {
 			return asked, nil
 		}
-		err := m.flights.do(ctx, string(path), mount.timeout(), func(ctx context.Context) error {
+		err := m.flights.do(ctx, mount.ID, string(path), mount.timeout(), func(ctx context.Context) error {
 			return m.askPath(ctx, mount, path)
 		})
 		if err != nil {
@@ -144,7 +144,7 @@ func (m *Master) ensureListed(ctx context.Context, mount *mountEntry, dir sluice
 			return m.listFrom(ctx, mount, dir, after)
 		}
 		start := after
-		err := m.flights.do(ctx, string(dir)+"\x00"+start, mount.timeout(), func(ctx context.Context) error {
+		err := m.flights.do(ctx, mount.ID, string(dir)+"\x00"+start, mount.timeout(), func(ctx context.Context) error {
 			_, _, err := m.askPage(ctx, mount, dir, start)
 			return err
 		})

@@ -307,24 +307,20 @@ func (c *checker) answers() error {
 	})
 }
 
-// intents: footprints of those that change the namespace at their end do not overlap.
+// intents: their footprints do not overlap.
 func (c *checker) intents() error {
-	var open []*Intent
+	open := newFootprints()
 	return all(c.v, tagIntent, func(_ string, r row) (bool, error) {
 		i := &r.(*intentRow).Intent
 		if c.v.table().byID(i.Mount) == nil {
 			return false, fmt.Errorf("the intent %d has no mount", i.ID)
 		}
-		for _, o := range open {
-			for _, a := range o.footprint() {
-				for _, b := range i.footprint() {
-					if o.Mount == i.Mount && a.overlaps(b) {
-						return false, fmt.Errorf("the intents %d and %d overlap at %q and %q", o.ID, i.ID, a.key, b.key)
-					}
-				}
+		for _, s := range i.footprint() {
+			if id := open.find(i.Mount, s, true); id != 0 {
+				return false, fmt.Errorf("the intents %d and %d overlap at %q", id, i.ID, s.key)
 			}
 		}
-		open = append(open, i)
+		open.add(i)
 		return true, nil
 	})
 }

@@ -7,8 +7,11 @@ import (
 	"github.com/sluicefs/sluice/internal/wire"
 )
 
-// maxWriters bounds the writers of one file at once.
-const maxWriters = 64
+// The bounds of what is open at once.
+const (
+	maxWriters = 64     // of one file
+	maxIntents = 10_000 // of one mount, whose store may be gone for long
+)
 
 // writeType decides how a file at the place is written.
 func writeType(p *place, asked sluice.WriteType) (sluice.WriteType, error) {
@@ -54,13 +57,16 @@ func writable(p *place) error {
 
 // clear says whether no open intent is in the way of a change of the key at the place.
 // store: the change makes an intent itself, so that also those count whose change of
-// the namespace was made already.
+// the namespace was made already, and there must be room for it.
 func (w *writer) clear(mount sluice.MountID, s span, store bool) error {
 	if mount == 0 {
 		return nil
 	}
 	if id := w.open.find(mount, s, store); id != 0 {
 		return inWay{id}
+	}
+	if n := w.open.of[mount]; store && n >= maxIntents {
+		return fail(sluice.Busy, "%d changes wait for the store already, the most that may", n)
 	}
 	return nil
 }

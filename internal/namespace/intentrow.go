@@ -142,6 +142,7 @@ type footprints struct {
 	exact map[fileKey]uint64   // spans of files
 	dirs  map[fileKey][]uint64 // spans of directories, in the order of their ids
 	spans map[uint64]*Intent   // all
+	of    map[sluice.MountID]int
 }
 
 type fileKey struct {
@@ -150,11 +151,12 @@ type fileKey struct {
 }
 
 func newFootprints() *footprints {
-	return &footprints{exact: map[fileKey]uint64{}, dirs: map[fileKey][]uint64{}, spans: map[uint64]*Intent{}}
+	return &footprints{exact: map[fileKey]uint64{}, dirs: map[fileKey][]uint64{}, spans: map[uint64]*Intent{}, of: map[sluice.MountID]int{}}
 }
 
 func (f *footprints) add(i *Intent) {
 	f.spans[i.ID] = i
+	f.of[i.Mount]++
 	for _, s := range i.footprint() {
 		k := fileKey{i.Mount, s.key}
 		if s.dir {
@@ -167,6 +169,9 @@ func (f *footprints) add(i *Intent) {
 
 func (f *footprints) remove(i *Intent) {
 	delete(f.spans, i.ID)
+	if f.of[i.Mount]--; f.of[i.Mount] == 0 {
+		delete(f.of, i.Mount)
+	}
 	for _, s := range i.footprint() {
 		k := fileKey{i.Mount, s.key}
 		if !s.dir {

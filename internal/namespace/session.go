@@ -5,6 +5,9 @@ import (
 	"github.com/sluicefs/sluice/internal/wire"
 )
 
+// maxSessions bounds the sessions, each of which may have a window of answers.
+const maxSessions = 1 << 16
+
 // inlineRows is how much of an ended session is taken away at once; more goes in steps.
 const inlineRows = 500
 
@@ -150,6 +153,9 @@ func (w *writer) openSession(c *wire.OpenSession, by *sluice.Principal) (*wire.A
 	}
 	if left {
 		return nil, fail(sluice.Busy, "an earlier session of that id is still being taken away")
+	}
+	if len(w.sessions) >= maxSessions {
+		return nil, fail(sluice.Busy, "there are %d client sessions, the most there may be", len(w.sessions))
 	}
 	w.meta.epoch++
 	w.put(key64(tagSession, c.Session), &sessionRow{epoch: w.meta.epoch, user: user, opened: w.tick})
