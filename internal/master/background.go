@@ -35,6 +35,9 @@ func (m *Master) housekeep() {
 		if err := m.expireTTL(m.ctx); err != nil && m.ctx.Err() == nil {
 			m.cfg.Log.Warn("files whose time is over cannot be ended", "cause", err)
 		}
+		if m.staleMounts() {
+			m.mountsChanged()
+		}
 		m.intents.resume()
 		m.reaper.kick()
 		if m.cfg.Boot()-swept > sweepTime {

@@ -207,12 +207,14 @@ func (x *intents) carry(r *run) {
 				x.end(r, a)
 				return
 			}
-			if err2 == nil { // it stays, to be shown
+			if err2 == nil && !finish.Done { // it stays, to be shown
 				r.note(stateDiverged, finish.Refused.Sluice())
 				x.endDiverged(r, finish.Refused)
 				return
 			}
-			err = err2
+			if err = err2; err == nil {
+				err = a.Error.Sluice()
+			}
 		}
 		if !x.m.intentOpen(r.id) { // its mount was taken away by force
 			x.end(r, &wire.Answer{Error: wire.FromError(&sluice.Error{Kind: sluice.UnknownOutcome, Err: errors.New("the mount was taken away meanwhile")})})

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/sluicefs/sluice"
+	"github.com/sluicefs/sluice/internal/namespace"
 	"github.com/sluicefs/sluice/underfs"
 	"github.com/sluicefs/sluice/underfs/mounts"
 )
@@ -109,6 +110,16 @@ func (m *Master) refreshMounts() {
 	}
 	t.version = binary.BigEndian.Uint64(h.Sum(nil)) | 1
 	m.mountTable.Store(t)
+}
+
+// staleMounts says whether the state has another mount table than the desk uses, as
+// when whoever changed it did not live to see the answer.
+func (m *Master) staleMounts() bool {
+	rows, t := m.mountRows(), m.mountTable.Load()
+	if len(rows) != len(t.entries) {
+		return true
+	}
+	return slices.ContainsFunc(rows, func(r namespace.MountRow) bool { return t.epoch(r.ID) != r.Epoch })
 }
 
 // store returns the store of a mount. Kind Unavailable: it cannot be opened.

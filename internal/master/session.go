@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/sluicefs/sluice"
+	"github.com/sluicefs/sluice/internal/namespace"
 	"github.com/sluicefs/sluice/internal/wire"
 )
 
@@ -50,6 +51,18 @@ func (s *sessions) drop(id sluice.SessionID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.live, id)
+}
+
+// adopt begins leases of sessions that are in the state and not here: whoever opened
+// them did not live to see the answer, and they must end all the same.
+func (s *sessions) adopt(all []namespace.SessionRow) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range all {
+		if s.live[r.ID] == nil {
+			s.live[r.ID] = &session{epoch: r.Epoch, heard: s.boot()}
+		}
+	}
 }
 
 func (s *sessions) count() int {
@@ -160,6 +173,13 @@ func (m *Master) await(ctx context.Context, id sluice.SessionID, acked, known ui
 
 // expireSessions ends what was not heard of for a lease.
 func (m *Master) expireSessions(ctx context.Context) error {
+	if m.state.SessionCount() > m.sessions.count() {
+		all, err := m.state.Sessions()
+		if err != nil {
+			return err
+		}
+		m.sessions.adopt(all)
+	}
 	for {
 		ends := m.sessions.expired(256)
 		if len(ends) == 0 {

@@ -66,6 +66,9 @@ func (s *State) Remembered(r sluice.RequestID) (*wire.Answer, RequestState, erro
 	return a, state, err
 }
 
+// SessionCount returns how many client sessions there are.
+func (s *State) SessionCount() int { return int(s.sessions.Load()) }
+
 // Sessions returns the client sessions.
 func (s *State) Sessions() ([]SessionRow, error) {
 	var out []SessionRow
