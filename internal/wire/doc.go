@@ -49,6 +49,4 @@ const (
 	MethodDiscard   = 64
 	MethodFree      = 65
 	MethodHeld      = 66
-	MethodHold      = 67
-	MethodLetGo     = 68
 )
