@@ -57,6 +57,10 @@ func (r *Request) PayloadSums() []uint32 {
 // RecvLen returns how many payload bytes the caller still has room for.
 func (r *Request) RecvLen() int { return int(r.room) }
 
+// Over returns a channel that is closed when the caller's connection is over. It may be
+// kept beyond Serve: what a handler holds for its caller can end with it.
+func (r *Request) Over() <-chan struct{} { return r.c.quit }
+
 // PassFile passes a descriptor of f with the answer. It takes a duplicate: f is the
 // handler's to close when PassFile returns. Kind Unsupported: the peer is not on a unix
 // socket; Unavailable: the process has no descriptor left.

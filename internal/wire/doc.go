@@ -49,4 +49,5 @@ const (
 	MethodDiscard   = 64
 	MethodFree      = 65
 	MethodHeld      = 66
+	MethodRecall    = 67
 )

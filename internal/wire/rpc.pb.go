@@ -1942,6 +1942,9 @@ type OpenBlockRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Grant         []byte                 `protobuf:"bytes,1,opt,name=grant,proto3" json:"grant,omitempty"`
 	Block         *BlockID               `protobuf:"bytes,2,opt,name=block,proto3" json:"block,omitempty"`
+	Holder        uint64                 `protobuf:"fixed64,3,opt,name=holder,proto3" json:"holder,omitempty"`           // random, of this client at this worker; without it no descriptor is passed
+	Hold          uint64                 `protobuf:"varint,4,opt,name=hold,proto3" json:"hold,omitempty"`                // what the holder calls the descriptor, never used before
+	Released      []uint64               `protobuf:"varint,5,rep,packed,name=released,proto3" json:"released,omitempty"` // descriptors that were closed; saying so twice does no harm
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1990,12 +1993,35 @@ func (x *OpenBlockRequest) GetBlock() *BlockID {
 	return nil
 }
 
+func (x *OpenBlockRequest) GetHolder() uint64 {
+	if x != nil {
+		return x.Holder
+	}
+	return 0
+}
+
+func (x *OpenBlockRequest) GetHold() uint64 {
+	if x != nil {
+		return x.Hold
+	}
+	return 0
+}
+
+func (x *OpenBlockRequest) GetReleased() []uint64 {
+	if x != nil {
+		return x.Released
+	}
+	return nil
+}
+
 type OpenBlockAnswer struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Length        int64                  `protobuf:"varint,1,opt,name=length,proto3" json:"length,omitempty"`
 	Pages         []byte                 `protobuf:"bytes,2,opt,name=pages,proto3" json:"pages,omitempty"`
-	Sums          []byte                 `protobuf:"bytes,3,opt,name=sums,proto3" json:"sums,omitempty"`
+	Sums          []byte                 `protobuf:"bytes,3,opt,name=sums,proto3" json:"sums,omitempty"` // 4 bytes each, little endian
 	Mapped        bool                   `protobuf:"varint,4,opt,name=mapped,proto3" json:"mapped,omitempty"`
+	Boot          uint64                 `protobuf:"fixed64,5,opt,name=boot,proto3" json:"boot,omitempty"` // random per start of the worker
+	Life          uint64                 `protobuf:"varint,6,opt,name=life,proto3" json:"life,omitempty"`  // counts the holders a worker came to know: what was held in an earlier life is not charged any more
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2058,6 +2084,140 @@ func (x *OpenBlockAnswer) GetMapped() bool {
 	return false
 }
 
+func (x *OpenBlockAnswer) GetBoot() uint64 {
+	if x != nil {
+		return x.Boot
+	}
+	return 0
+}
+
+func (x *OpenBlockAnswer) GetLife() uint64 {
+	if x != nil {
+		return x.Life
+	}
+	return 0
+}
+
+type RecallRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Holder        uint64                 `protobuf:"fixed64,1,opt,name=holder,proto3" json:"holder,omitempty"`
+	Released      []uint64               `protobuf:"varint,2,rep,packed,name=released,proto3" json:"released,omitempty"`
+	Again         bool                   `protobuf:"varint,3,opt,name=again,proto3" json:"again,omitempty"` // an answer may have been lost: everything wanted is to be told once more
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecallRequest) Reset() {
+	*x = RecallRequest{}
+	mi := &file_rpc_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecallRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecallRequest) ProtoMessage() {}
+
+func (x *RecallRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_rpc_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecallRequest.ProtoReflect.Descriptor instead.
+func (*RecallRequest) Descriptor() ([]byte, []int) {
+	return file_rpc_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *RecallRequest) GetHolder() uint64 {
+	if x != nil {
+		return x.Holder
+	}
+	return 0
+}
+
+func (x *RecallRequest) GetReleased() []uint64 {
+	if x != nil {
+		return x.Released
+	}
+	return nil
+}
+
+func (x *RecallRequest) GetAgain() bool {
+	if x != nil {
+		return x.Again
+	}
+	return false
+}
+
+type RecallAnswer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Wanted        []uint64               `protobuf:"varint,1,rep,packed,name=wanted,proto3" json:"wanted,omitempty"`
+	Boot          uint64                 `protobuf:"fixed64,2,opt,name=boot,proto3" json:"boot,omitempty"`
+	Life          uint64                 `protobuf:"varint,3,opt,name=life,proto3" json:"life,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecallAnswer) Reset() {
+	*x = RecallAnswer{}
+	mi := &file_rpc_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecallAnswer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecallAnswer) ProtoMessage() {}
+
+func (x *RecallAnswer) ProtoReflect() protoreflect.Message {
+	mi := &file_rpc_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecallAnswer.ProtoReflect.Descriptor instead.
+func (*RecallAnswer) Descriptor() ([]byte, []int) {
+	return file_rpc_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *RecallAnswer) GetWanted() []uint64 {
+	if x != nil {
+		return x.Wanted
+	}
+	return nil
+}
+
+func (x *RecallAnswer) GetBoot() uint64 {
+	if x != nil {
+		return x.Boot
+	}
+	return 0
+}
+
+func (x *RecallAnswer) GetLife() uint64 {
+	if x != nil {
+		return x.Life
+	}
+	return 0
+}
+
 type WriteRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Grant         []byte                 `protobuf:"bytes,1,opt,name=grant,proto3" json:"grant,omitempty"`
@@ -2069,7 +2229,7 @@ type WriteRequest struct {
 
 func (x *WriteRequest) Reset() {
 	*x = WriteRequest{}
-	mi := &file_rpc_proto_msgTypes[33]
+	mi := &file_rpc_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2081,7 +2241,7 @@ func (x *WriteRequest) String() string {
 func (*WriteRequest) ProtoMessage() {}
 
 func (x *WriteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_proto_msgTypes[33]
+	mi := &file_rpc_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2094,7 +2254,7 @@ func (x *WriteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteRequest.ProtoReflect.Descriptor instead.
 func (*WriteRequest) Descriptor() ([]byte, []int) {
-	return file_rpc_proto_rawDescGZIP(), []int{33}
+	return file_rpc_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *WriteRequest) GetGrant() []byte {
@@ -2128,7 +2288,7 @@ type SealRequest struct {
 
 func (x *SealRequest) Reset() {
 	*x = SealRequest{}
-	mi := &file_rpc_proto_msgTypes[34]
+	mi := &file_rpc_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2140,7 +2300,7 @@ func (x *SealRequest) String() string {
 func (*SealRequest) ProtoMessage() {}
 
 func (x *SealRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_proto_msgTypes[34]
+	mi := &file_rpc_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2153,7 +2313,7 @@ func (x *SealRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealRequest.ProtoReflect.Descriptor instead.
 func (*SealRequest) Descriptor() ([]byte, []int) {
-	return file_rpc_proto_rawDescGZIP(), []int{34}
+	return file_rpc_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *SealRequest) GetGrant() []byte {
@@ -2179,7 +2339,7 @@ type SealAnswer struct {
 
 func (x *SealAnswer) Reset() {
 	*x = SealAnswer{}
-	mi := &file_rpc_proto_msgTypes[35]
+	mi := &file_rpc_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2191,7 +2351,7 @@ func (x *SealAnswer) String() string {
 func (*SealAnswer) ProtoMessage() {}
 
 func (x *SealAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_proto_msgTypes[35]
+	mi := &file_rpc_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2204,7 +2364,7 @@ func (x *SealAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealAnswer.ProtoReflect.Descriptor instead.
 func (*SealAnswer) Descriptor() ([]byte, []int) {
-	return file_rpc_proto_rawDescGZIP(), []int{35}
+	return file_rpc_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *SealAnswer) GetSealed() *Sealed {
@@ -2223,7 +2383,7 @@ type DiscardRequest struct {
 
 func (x *DiscardRequest) Reset() {
 	*x = DiscardRequest{}
-	mi := &file_rpc_proto_msgTypes[36]
+	mi := &file_rpc_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2235,7 +2395,7 @@ func (x *DiscardRequest) String() string {
 func (*DiscardRequest) ProtoMessage() {}
 
 func (x *DiscardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_proto_msgTypes[36]
+	mi := &file_rpc_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2248,7 +2408,7 @@ func (x *DiscardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscardRequest.ProtoReflect.Descriptor instead.
 func (*DiscardRequest) Descriptor() ([]byte, []int) {
-	return file_rpc_proto_rawDescGZIP(), []int{36}
+	return file_rpc_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *DiscardRequest) GetGrant() []byte {
@@ -2268,7 +2428,7 @@ type FreeRequest struct {
 
 func (x *FreeRequest) Reset() {
 	*x = FreeRequest{}
-	mi := &file_rpc_proto_msgTypes[37]
+	mi := &file_rpc_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2280,7 +2440,7 @@ func (x *FreeRequest) String() string {
 func (*FreeRequest) ProtoMessage() {}
 
 func (x *FreeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_proto_msgTypes[37]
+	mi := &file_rpc_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2293,7 +2453,7 @@ func (x *FreeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreeRequest.ProtoReflect.Descriptor instead.
 func (*FreeRequest) Descriptor() ([]byte, []int) {
-	return file_rpc_proto_rawDescGZIP(), []int{37}
+	return file_rpc_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *FreeRequest) GetGrant() []byte {
@@ -2320,7 +2480,7 @@ type FreeAnswer struct {
 
 func (x *FreeAnswer) Reset() {
 	*x = FreeAnswer{}
-	mi := &file_rpc_proto_msgTypes[38]
+	mi := &file_rpc_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2332,7 +2492,7 @@ func (x *FreeAnswer) String() string {
 func (*FreeAnswer) ProtoMessage() {}
 
 func (x *FreeAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_proto_msgTypes[38]
+	mi := &file_rpc_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2345,7 +2505,7 @@ func (x *FreeAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreeAnswer.ProtoReflect.Descriptor instead.
 func (*FreeAnswer) Descriptor() ([]byte, []int) {
-	return file_rpc_proto_rawDescGZIP(), []int{38}
+	return file_rpc_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *FreeAnswer) GetBytes() int64 {
@@ -2372,7 +2532,7 @@ type HeldRequest struct {
 
 func (x *HeldRequest) Reset() {
 	*x = HeldRequest{}
-	mi := &file_rpc_proto_msgTypes[39]
+	mi := &file_rpc_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2384,7 +2544,7 @@ func (x *HeldRequest) String() string {
 func (*HeldRequest) ProtoMessage() {}
 
 func (x *HeldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_proto_msgTypes[39]
+	mi := &file_rpc_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2397,7 +2557,7 @@ func (x *HeldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldRequest.ProtoReflect.Descriptor instead.
 func (*HeldRequest) Descriptor() ([]byte, []int) {
-	return file_rpc_proto_rawDescGZIP(), []int{39}
+	return file_rpc_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *HeldRequest) GetGrant() []byte {
@@ -2423,7 +2583,7 @@ type HeldAnswer struct {
 
 func (x *HeldAnswer) Reset() {
 	*x = HeldAnswer{}
-	mi := &file_rpc_proto_msgTypes[40]
+	mi := &file_rpc_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2435,7 +2595,7 @@ func (x *HeldAnswer) String() string {
 func (*HeldAnswer) ProtoMessage() {}
 
 func (x *HeldAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_proto_msgTypes[40]
+	mi := &file_rpc_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2448,7 +2608,7 @@ func (x *HeldAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldAnswer.ProtoReflect.Descriptor instead.
 func (*HeldAnswer) Descriptor() ([]byte, []int) {
-	return file_rpc_proto_rawDescGZIP(), []int{40}
+	return file_rpc_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *HeldAnswer) GetBytes() []int64 {
@@ -2475,7 +2635,7 @@ type Heartbeat struct {
 
 func (x *Heartbeat) Reset() {
 	*x = Heartbeat{}
-	mi := &file_rpc_proto_msgTypes[41]
+	mi := &file_rpc_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2487,7 +2647,7 @@ func (x *Heartbeat) String() string {
 func (*Heartbeat) ProtoMessage() {}
 
 func (x *Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_proto_msgTypes[41]
+	mi := &file_rpc_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2500,7 +2660,7 @@ func (x *Heartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
 func (*Heartbeat) Descriptor() ([]byte, []int) {
-	return file_rpc_proto_rawDescGZIP(), []int{41}
+	return file_rpc_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Heartbeat) GetWorker() *WorkerInfo {
@@ -2573,7 +2733,7 @@ type HeartbeatAnswer struct {
 
 func (x *HeartbeatAnswer) Reset() {
 	*x = HeartbeatAnswer{}
-	mi := &file_rpc_proto_msgTypes[42]
+	mi := &file_rpc_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2585,7 +2745,7 @@ func (x *HeartbeatAnswer) String() string {
 func (*HeartbeatAnswer) ProtoMessage() {}
 
 func (x *HeartbeatAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_proto_msgTypes[42]
+	mi := &file_rpc_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2598,7 +2758,7 @@ func (x *HeartbeatAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeartbeatAnswer.ProtoReflect.Descriptor instead.
 func (*HeartbeatAnswer) Descriptor() ([]byte, []int) {
-	return file_rpc_proto_rawDescGZIP(), []int{42}
+	return file_rpc_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *HeartbeatAnswer) GetMounts() uint64 {
@@ -2656,7 +2816,7 @@ type ContentVerdict struct {
 
 func (x *ContentVerdict) Reset() {
 	*x = ContentVerdict{}
-	mi := &file_rpc_proto_msgTypes[43]
+	mi := &file_rpc_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2668,7 +2828,7 @@ func (x *ContentVerdict) String() string {
 func (*ContentVerdict) ProtoMessage() {}
 
 func (x *ContentVerdict) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_proto_msgTypes[43]
+	mi := &file_rpc_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2681,7 +2841,7 @@ func (x *ContentVerdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContentVerdict.ProtoReflect.Descriptor instead.
 func (*ContentVerdict) Descriptor() ([]byte, []int) {
-	return file_rpc_proto_rawDescGZIP(), []int{43}
+	return file_rpc_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ContentVerdict) GetContent() *ContentID {
@@ -2724,7 +2884,7 @@ type WorkerMount struct {
 
 func (x *WorkerMount) Reset() {
 	*x = WorkerMount{}
-	mi := &file_rpc_proto_msgTypes[44]
+	mi := &file_rpc_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2736,7 +2896,7 @@ func (x *WorkerMount) String() string {
 func (*WorkerMount) ProtoMessage() {}
 
 func (x *WorkerMount) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_proto_msgTypes[44]
+	mi := &file_rpc_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2749,7 +2909,7 @@ func (x *WorkerMount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkerMount.ProtoReflect.Descriptor instead.
 func (*WorkerMount) Descriptor() ([]byte, []int) {
-	return file_rpc_proto_rawDescGZIP(), []int{44}
+	return file_rpc_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *WorkerMount) GetMount() *Mount {
@@ -2784,7 +2944,7 @@ type OrdersRequest struct {
 
 func (x *OrdersRequest) Reset() {
 	*x = OrdersRequest{}
-	mi := &file_rpc_proto_msgTypes[45]
+	mi := &file_rpc_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2796,7 +2956,7 @@ func (x *OrdersRequest) String() string {
 func (*OrdersRequest) ProtoMessage() {}
 
 func (x *OrdersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_proto_msgTypes[45]
+	mi := &file_rpc_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2809,7 +2969,7 @@ func (x *OrdersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OrdersRequest.ProtoReflect.Descriptor instead.
 func (*OrdersRequest) Descriptor() ([]byte, []int) {
-	return file_rpc_proto_rawDescGZIP(), []int{45}
+	return file_rpc_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *OrdersRequest) GetWorker() uint64 {
@@ -2835,7 +2995,7 @@ type OrdersAnswer struct {
 
 func (x *OrdersAnswer) Reset() {
 	*x = OrdersAnswer{}
-	mi := &file_rpc_proto_msgTypes[46]
+	mi := &file_rpc_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2847,7 +3007,7 @@ func (x *OrdersAnswer) String() string {
 func (*OrdersAnswer) ProtoMessage() {}
 
 func (x *OrdersAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_proto_msgTypes[46]
+	mi := &file_rpc_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2860,7 +3020,7 @@ func (x *OrdersAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OrdersAnswer.ProtoReflect.Descriptor instead.
 func (*OrdersAnswer) Descriptor() ([]byte, []int) {
-	return file_rpc_proto_rawDescGZIP(), []int{46}
+	return file_rpc_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *OrdersAnswer) GetOrders() []*Order {
@@ -2890,7 +3050,7 @@ type Order struct {
 
 func (x *Order) Reset() {
 	*x = Order{}
-	mi := &file_rpc_proto_msgTypes[47]
+	mi := &file_rpc_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2902,7 +3062,7 @@ func (x *Order) String() string {
 func (*Order) ProtoMessage() {}
 
 func (x *Order) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_proto_msgTypes[47]
+	mi := &file_rpc_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2915,7 +3075,7 @@ func (x *Order) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Order.ProtoReflect.Descriptor instead.
 func (*Order) Descriptor() ([]byte, []int) {
-	return file_rpc_proto_rawDescGZIP(), []int{47}
+	return file_rpc_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Order) GetId() uint64 {
@@ -3015,7 +3175,7 @@ type OrderResult struct {
 
 func (x *OrderResult) Reset() {
 	*x = OrderResult{}
-	mi := &file_rpc_proto_msgTypes[48]
+	mi := &file_rpc_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3027,7 +3187,7 @@ func (x *OrderResult) String() string {
 func (*OrderResult) ProtoMessage() {}
 
 func (x *OrderResult) ProtoReflect() protoreflect.Message {
-	mi := &file_rpc_proto_msgTypes[48]
+	mi := &file_rpc_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3040,7 +3200,7 @@ func (x *OrderResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OrderResult.ProtoReflect.Descriptor instead.
 func (*OrderResult) Descriptor() ([]byte, []int) {
-	return file_rpc_proto_rawDescGZIP(), []int{48}
+	return file_rpc_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *OrderResult) GetId() uint64 {
@@ -3222,15 +3382,28 @@ const file_rpc_proto_rawDesc = "" +
 	"\x04read\x18\x05 \x01(\rR\x04read\x12\x14\n" +
 	"\x05again\x18\x06 \x01(\bR\x05again\")\n" +
 	"\x0fReadBlockAnswer\x12\x16\n" +
-	"\x06length\x18\x01 \x01(\x03R\x06length\"T\n" +
+	"\x06length\x18\x01 \x01(\x03R\x06length\"\x9c\x01\n" +
 	"\x10OpenBlockRequest\x12\x14\n" +
 	"\x05grant\x18\x01 \x01(\fR\x05grant\x12*\n" +
-	"\x05block\x18\x02 \x01(\v2\x14.sluice.wire.BlockIDR\x05block\"k\n" +
+	"\x05block\x18\x02 \x01(\v2\x14.sluice.wire.BlockIDR\x05block\x12\x16\n" +
+	"\x06holder\x18\x03 \x01(\x06R\x06holder\x12\x12\n" +
+	"\x04hold\x18\x04 \x01(\x04R\x04hold\x12\x1a\n" +
+	"\breleased\x18\x05 \x03(\x04R\breleased\"\x93\x01\n" +
 	"\x0fOpenBlockAnswer\x12\x16\n" +
 	"\x06length\x18\x01 \x01(\x03R\x06length\x12\x14\n" +
 	"\x05pages\x18\x02 \x01(\fR\x05pages\x12\x12\n" +
 	"\x04sums\x18\x03 \x01(\fR\x04sums\x12\x16\n" +
-	"\x06mapped\x18\x04 \x01(\bR\x06mapped\"X\n" +
+	"\x06mapped\x18\x04 \x01(\bR\x06mapped\x12\x12\n" +
+	"\x04boot\x18\x05 \x01(\x06R\x04boot\x12\x12\n" +
+	"\x04life\x18\x06 \x01(\x04R\x04life\"Y\n" +
+	"\rRecallRequest\x12\x16\n" +
+	"\x06holder\x18\x01 \x01(\x06R\x06holder\x12\x1a\n" +
+	"\breleased\x18\x02 \x03(\x04R\breleased\x12\x14\n" +
+	"\x05again\x18\x03 \x01(\bR\x05again\"N\n" +
+	"\fRecallAnswer\x12\x16\n" +
+	"\x06wanted\x18\x01 \x03(\x04R\x06wanted\x12\x12\n" +
+	"\x04boot\x18\x02 \x01(\x06R\x04boot\x12\x12\n" +
+	"\x04life\x18\x03 \x01(\x04R\x04life\"X\n" +
 	"\fWriteRequest\x12\x14\n" +
 	"\x05grant\x18\x01 \x01(\fR\x05grant\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x03R\x06offset\x12\x1a\n" +
@@ -3322,7 +3495,7 @@ func file_rpc_proto_rawDescGZIP() []byte {
 	return file_rpc_proto_rawDescData
 }
 
-var file_rpc_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
+var file_rpc_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
 var file_rpc_proto_goTypes = []any{
 	(*CallHeader)(nil),       // 0: sluice.wire.CallHeader
 	(*Empty)(nil),            // 1: sluice.wire.Empty
@@ -3357,109 +3530,111 @@ var file_rpc_proto_goTypes = []any{
 	(*ReadBlockAnswer)(nil),  // 30: sluice.wire.ReadBlockAnswer
 	(*OpenBlockRequest)(nil), // 31: sluice.wire.OpenBlockRequest
 	(*OpenBlockAnswer)(nil),  // 32: sluice.wire.OpenBlockAnswer
-	(*WriteRequest)(nil),     // 33: sluice.wire.WriteRequest
-	(*SealRequest)(nil),      // 34: sluice.wire.SealRequest
-	(*SealAnswer)(nil),       // 35: sluice.wire.SealAnswer
-	(*DiscardRequest)(nil),   // 36: sluice.wire.DiscardRequest
-	(*FreeRequest)(nil),      // 37: sluice.wire.FreeRequest
-	(*FreeAnswer)(nil),       // 38: sluice.wire.FreeAnswer
-	(*HeldRequest)(nil),      // 39: sluice.wire.HeldRequest
-	(*HeldAnswer)(nil),       // 40: sluice.wire.HeldAnswer
-	(*Heartbeat)(nil),        // 41: sluice.wire.Heartbeat
-	(*HeartbeatAnswer)(nil),  // 42: sluice.wire.HeartbeatAnswer
-	(*ContentVerdict)(nil),   // 43: sluice.wire.ContentVerdict
-	(*WorkerMount)(nil),      // 44: sluice.wire.WorkerMount
-	(*OrdersRequest)(nil),    // 45: sluice.wire.OrdersRequest
-	(*OrdersAnswer)(nil),     // 46: sluice.wire.OrdersAnswer
-	(*Order)(nil),            // 47: sluice.wire.Order
-	(*OrderResult)(nil),      // 48: sluice.wire.OrderResult
-	nil,                      // 49: sluice.wire.MountRequest.SecretsEntry
-	nil,                      // 50: sluice.wire.WorkerMount.SecretsEntry
-	(*RequestID)(nil),        // 51: sluice.wire.RequestID
-	(*Principal)(nil),        // 52: sluice.wire.Principal
-	(*Freshness)(nil),        // 53: sluice.wire.Freshness
-	(*FileInfo)(nil),         // 54: sluice.wire.FileInfo
-	(*Holder)(nil),           // 55: sluice.wire.Holder
-	(*View)(nil),             // 56: sluice.wire.View
-	(*CreateOptions)(nil),    // 57: sluice.wire.CreateOptions
-	(*ContentID)(nil),        // 58: sluice.wire.ContentID
-	(*Sealed)(nil),           // 59: sluice.wire.Sealed
-	(*AttrChange)(nil),       // 60: sluice.wire.AttrChange
-	(*MountOptions)(nil),     // 61: sluice.wire.MountOptions
-	(*MountInfo)(nil),        // 62: sluice.wire.MountInfo
-	(*Report)(nil),           // 63: sluice.wire.Report
-	(*IntentInfo)(nil),       // 64: sluice.wire.IntentInfo
-	(*BlockID)(nil),          // 65: sluice.wire.BlockID
-	(*WorkerInfo)(nil),       // 66: sluice.wire.WorkerInfo
-	(*WorkerReport)(nil),     // 67: sluice.wire.WorkerReport
-	(*Mount)(nil),            // 68: sluice.wire.Mount
-	(*Object)(nil),           // 69: sluice.wire.Object
-	(*Error)(nil),            // 70: sluice.wire.Error
+	(*RecallRequest)(nil),    // 33: sluice.wire.RecallRequest
+	(*RecallAnswer)(nil),     // 34: sluice.wire.RecallAnswer
+	(*WriteRequest)(nil),     // 35: sluice.wire.WriteRequest
+	(*SealRequest)(nil),      // 36: sluice.wire.SealRequest
+	(*SealAnswer)(nil),       // 37: sluice.wire.SealAnswer
+	(*DiscardRequest)(nil),   // 38: sluice.wire.DiscardRequest
+	(*FreeRequest)(nil),      // 39: sluice.wire.FreeRequest
+	(*FreeAnswer)(nil),       // 40: sluice.wire.FreeAnswer
+	(*HeldRequest)(nil),      // 41: sluice.wire.HeldRequest
+	(*HeldAnswer)(nil),       // 42: sluice.wire.HeldAnswer
+	(*Heartbeat)(nil),        // 43: sluice.wire.Heartbeat
+	(*HeartbeatAnswer)(nil),  // 44: sluice.wire.HeartbeatAnswer
+	(*ContentVerdict)(nil),   // 45: sluice.wire.ContentVerdict
+	(*WorkerMount)(nil),      // 46: sluice.wire.WorkerMount
+	(*OrdersRequest)(nil),    // 47: sluice.wire.OrdersRequest
+	(*OrdersAnswer)(nil),     // 48: sluice.wire.OrdersAnswer
+	(*Order)(nil),            // 49: sluice.wire.Order
+	(*OrderResult)(nil),      // 50: sluice.wire.OrderResult
+	nil,                      // 51: sluice.wire.MountRequest.SecretsEntry
+	nil,                      // 52: sluice.wire.WorkerMount.SecretsEntry
+	(*RequestID)(nil),        // 53: sluice.wire.RequestID
+	(*Principal)(nil),        // 54: sluice.wire.Principal
+	(*Freshness)(nil),        // 55: sluice.wire.Freshness
+	(*FileInfo)(nil),         // 56: sluice.wire.FileInfo
+	(*Holder)(nil),           // 57: sluice.wire.Holder
+	(*View)(nil),             // 58: sluice.wire.View
+	(*CreateOptions)(nil),    // 59: sluice.wire.CreateOptions
+	(*ContentID)(nil),        // 60: sluice.wire.ContentID
+	(*Sealed)(nil),           // 61: sluice.wire.Sealed
+	(*AttrChange)(nil),       // 62: sluice.wire.AttrChange
+	(*MountOptions)(nil),     // 63: sluice.wire.MountOptions
+	(*MountInfo)(nil),        // 64: sluice.wire.MountInfo
+	(*Report)(nil),           // 65: sluice.wire.Report
+	(*IntentInfo)(nil),       // 66: sluice.wire.IntentInfo
+	(*BlockID)(nil),          // 67: sluice.wire.BlockID
+	(*WorkerInfo)(nil),       // 68: sluice.wire.WorkerInfo
+	(*WorkerReport)(nil),     // 69: sluice.wire.WorkerReport
+	(*Mount)(nil),            // 70: sluice.wire.Mount
+	(*Object)(nil),           // 71: sluice.wire.Object
+	(*Error)(nil),            // 72: sluice.wire.Error
 }
 var file_rpc_proto_depIdxs = []int32{
-	51, // 0: sluice.wire.CallHeader.request:type_name -> sluice.wire.RequestID
-	52, // 1: sluice.wire.CallHeader.principal:type_name -> sluice.wire.Principal
+	53, // 0: sluice.wire.CallHeader.request:type_name -> sluice.wire.RequestID
+	54, // 1: sluice.wire.CallHeader.principal:type_name -> sluice.wire.Principal
 	0,  // 2: sluice.wire.StatRequest.call:type_name -> sluice.wire.CallHeader
-	53, // 3: sluice.wire.StatRequest.freshness:type_name -> sluice.wire.Freshness
-	54, // 4: sluice.wire.StatAnswer.info:type_name -> sluice.wire.FileInfo
+	55, // 3: sluice.wire.StatRequest.freshness:type_name -> sluice.wire.Freshness
+	56, // 4: sluice.wire.StatAnswer.info:type_name -> sluice.wire.FileInfo
 	0,  // 5: sluice.wire.ListRequest.call:type_name -> sluice.wire.CallHeader
-	53, // 6: sluice.wire.ListRequest.freshness:type_name -> sluice.wire.Freshness
-	54, // 7: sluice.wire.ListAnswer.entries:type_name -> sluice.wire.FileInfo
+	55, // 6: sluice.wire.ListRequest.freshness:type_name -> sluice.wire.Freshness
+	56, // 7: sluice.wire.ListAnswer.entries:type_name -> sluice.wire.FileInfo
 	0,  // 8: sluice.wire.OpenRequest.call:type_name -> sluice.wire.CallHeader
-	53, // 9: sluice.wire.OpenRequest.freshness:type_name -> sluice.wire.Freshness
-	54, // 10: sluice.wire.OpenAnswer.info:type_name -> sluice.wire.FileInfo
-	55, // 11: sluice.wire.OpenAnswer.holders:type_name -> sluice.wire.Holder
-	56, // 12: sluice.wire.OpenAnswer.view:type_name -> sluice.wire.View
+	55, // 9: sluice.wire.OpenRequest.freshness:type_name -> sluice.wire.Freshness
+	56, // 10: sluice.wire.OpenAnswer.info:type_name -> sluice.wire.FileInfo
+	57, // 11: sluice.wire.OpenAnswer.holders:type_name -> sluice.wire.Holder
+	58, // 12: sluice.wire.OpenAnswer.view:type_name -> sluice.wire.View
 	0,  // 13: sluice.wire.MkdirRequest.call:type_name -> sluice.wire.CallHeader
 	0,  // 14: sluice.wire.CreateRequest.call:type_name -> sluice.wire.CallHeader
-	57, // 15: sluice.wire.CreateRequest.options:type_name -> sluice.wire.CreateOptions
-	54, // 16: sluice.wire.CreateAnswer.info:type_name -> sluice.wire.FileInfo
-	58, // 17: sluice.wire.CreateAnswer.content:type_name -> sluice.wire.ContentID
-	56, // 18: sluice.wire.CreateAnswer.view:type_name -> sluice.wire.View
+	59, // 15: sluice.wire.CreateRequest.options:type_name -> sluice.wire.CreateOptions
+	56, // 16: sluice.wire.CreateAnswer.info:type_name -> sluice.wire.FileInfo
+	60, // 17: sluice.wire.CreateAnswer.content:type_name -> sluice.wire.ContentID
+	58, // 18: sluice.wire.CreateAnswer.view:type_name -> sluice.wire.View
 	0,  // 19: sluice.wire.CommitRequest.call:type_name -> sluice.wire.CallHeader
-	59, // 20: sluice.wire.CommitRequest.sealed:type_name -> sluice.wire.Sealed
+	61, // 20: sluice.wire.CommitRequest.sealed:type_name -> sluice.wire.Sealed
 	0,  // 21: sluice.wire.AbandonRequest.call:type_name -> sluice.wire.CallHeader
-	58, // 22: sluice.wire.AbandonRequest.content:type_name -> sluice.wire.ContentID
+	60, // 22: sluice.wire.AbandonRequest.content:type_name -> sluice.wire.ContentID
 	0,  // 23: sluice.wire.RenameRequest.call:type_name -> sluice.wire.CallHeader
 	0,  // 24: sluice.wire.RemoveRequest.call:type_name -> sluice.wire.CallHeader
 	0,  // 25: sluice.wire.SetAttrRequest.call:type_name -> sluice.wire.CallHeader
-	60, // 26: sluice.wire.SetAttrRequest.change:type_name -> sluice.wire.AttrChange
+	62, // 26: sluice.wire.SetAttrRequest.change:type_name -> sluice.wire.AttrChange
 	0,  // 27: sluice.wire.SymlinkRequest.call:type_name -> sluice.wire.CallHeader
 	0,  // 28: sluice.wire.SessionRequest.call:type_name -> sluice.wire.CallHeader
-	56, // 29: sluice.wire.SessionAnswer.view:type_name -> sluice.wire.View
+	58, // 29: sluice.wire.SessionAnswer.view:type_name -> sluice.wire.View
 	0,  // 30: sluice.wire.AwaitRequest.call:type_name -> sluice.wire.CallHeader
-	56, // 31: sluice.wire.AwaitAnswer.view:type_name -> sluice.wire.View
+	58, // 31: sluice.wire.AwaitAnswer.view:type_name -> sluice.wire.View
 	0,  // 32: sluice.wire.MountRequest.call:type_name -> sluice.wire.CallHeader
-	61, // 33: sluice.wire.MountRequest.options:type_name -> sluice.wire.MountOptions
-	49, // 34: sluice.wire.MountRequest.secrets:type_name -> sluice.wire.MountRequest.SecretsEntry
+	63, // 33: sluice.wire.MountRequest.options:type_name -> sluice.wire.MountOptions
+	51, // 34: sluice.wire.MountRequest.secrets:type_name -> sluice.wire.MountRequest.SecretsEntry
 	0,  // 35: sluice.wire.UnmountRequest.call:type_name -> sluice.wire.CallHeader
-	62, // 36: sluice.wire.MountsAnswer.mounts:type_name -> sluice.wire.MountInfo
+	64, // 36: sluice.wire.MountsAnswer.mounts:type_name -> sluice.wire.MountInfo
 	0,  // 37: sluice.wire.CallOnly.call:type_name -> sluice.wire.CallHeader
-	63, // 38: sluice.wire.ReportAnswer.report:type_name -> sluice.wire.Report
-	64, // 39: sluice.wire.IntentsAnswer.intents:type_name -> sluice.wire.IntentInfo
+	65, // 38: sluice.wire.ReportAnswer.report:type_name -> sluice.wire.Report
+	66, // 39: sluice.wire.IntentsAnswer.intents:type_name -> sluice.wire.IntentInfo
 	0,  // 40: sluice.wire.TokenRequest.call:type_name -> sluice.wire.CallHeader
-	52, // 41: sluice.wire.TokenRequest.principal:type_name -> sluice.wire.Principal
-	65, // 42: sluice.wire.ReadBlockRequest.block:type_name -> sluice.wire.BlockID
-	65, // 43: sluice.wire.OpenBlockRequest.block:type_name -> sluice.wire.BlockID
-	59, // 44: sluice.wire.SealAnswer.sealed:type_name -> sluice.wire.Sealed
-	58, // 45: sluice.wire.FreeRequest.contents:type_name -> sluice.wire.ContentID
-	58, // 46: sluice.wire.HeldRequest.contents:type_name -> sluice.wire.ContentID
-	66, // 47: sluice.wire.Heartbeat.worker:type_name -> sluice.wire.WorkerInfo
-	67, // 48: sluice.wire.Heartbeat.report:type_name -> sluice.wire.WorkerReport
-	65, // 49: sluice.wire.Heartbeat.gained:type_name -> sluice.wire.BlockID
-	65, // 50: sluice.wire.Heartbeat.dropped:type_name -> sluice.wire.BlockID
-	58, // 51: sluice.wire.Heartbeat.unpersisted:type_name -> sluice.wire.ContentID
-	44, // 52: sluice.wire.HeartbeatAnswer.table:type_name -> sluice.wire.WorkerMount
-	43, // 53: sluice.wire.HeartbeatAnswer.verdicts:type_name -> sluice.wire.ContentVerdict
-	56, // 54: sluice.wire.HeartbeatAnswer.view:type_name -> sluice.wire.View
-	58, // 55: sluice.wire.ContentVerdict.content:type_name -> sluice.wire.ContentID
-	68, // 56: sluice.wire.WorkerMount.mount:type_name -> sluice.wire.Mount
-	50, // 57: sluice.wire.WorkerMount.secrets:type_name -> sluice.wire.WorkerMount.SecretsEntry
-	48, // 58: sluice.wire.OrdersRequest.results:type_name -> sluice.wire.OrderResult
-	47, // 59: sluice.wire.OrdersAnswer.orders:type_name -> sluice.wire.Order
-	58, // 60: sluice.wire.Order.content:type_name -> sluice.wire.ContentID
-	69, // 61: sluice.wire.OrderResult.object:type_name -> sluice.wire.Object
-	70, // 62: sluice.wire.OrderResult.error:type_name -> sluice.wire.Error
+	54, // 41: sluice.wire.TokenRequest.principal:type_name -> sluice.wire.Principal
+	67, // 42: sluice.wire.ReadBlockRequest.block:type_name -> sluice.wire.BlockID
+	67, // 43: sluice.wire.OpenBlockRequest.block:type_name -> sluice.wire.BlockID
+	61, // 44: sluice.wire.SealAnswer.sealed:type_name -> sluice.wire.Sealed
+	60, // 45: sluice.wire.FreeRequest.contents:type_name -> sluice.wire.ContentID
+	60, // 46: sluice.wire.HeldRequest.contents:type_name -> sluice.wire.ContentID
+	68, // 47: sluice.wire.Heartbeat.worker:type_name -> sluice.wire.WorkerInfo
+	69, // 48: sluice.wire.Heartbeat.report:type_name -> sluice.wire.WorkerReport
+	67, // 49: sluice.wire.Heartbeat.gained:type_name -> sluice.wire.BlockID
+	67, // 50: sluice.wire.Heartbeat.dropped:type_name -> sluice.wire.BlockID
+	60, // 51: sluice.wire.Heartbeat.unpersisted:type_name -> sluice.wire.ContentID
+	46, // 52: sluice.wire.HeartbeatAnswer.table:type_name -> sluice.wire.WorkerMount
+	45, // 53: sluice.wire.HeartbeatAnswer.verdicts:type_name -> sluice.wire.ContentVerdict
+	58, // 54: sluice.wire.HeartbeatAnswer.view:type_name -> sluice.wire.View
+	60, // 55: sluice.wire.ContentVerdict.content:type_name -> sluice.wire.ContentID
+	70, // 56: sluice.wire.WorkerMount.mount:type_name -> sluice.wire.Mount
+	52, // 57: sluice.wire.WorkerMount.secrets:type_name -> sluice.wire.WorkerMount.SecretsEntry
+	50, // 58: sluice.wire.OrdersRequest.results:type_name -> sluice.wire.OrderResult
+	49, // 59: sluice.wire.OrdersAnswer.orders:type_name -> sluice.wire.Order
+	60, // 60: sluice.wire.Order.content:type_name -> sluice.wire.ContentID
+	71, // 61: sluice.wire.OrderResult.object:type_name -> sluice.wire.Object
+	72, // 62: sluice.wire.OrderResult.error:type_name -> sluice.wire.Error
 	63, // [63:63] is the sub-list for method output_type
 	63, // [63:63] is the sub-list for method input_type
 	63, // [63:63] is the sub-list for extension type_name
@@ -3479,7 +3654,7 @@ func file_rpc_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_rpc_proto_rawDesc), len(file_rpc_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   51,
+			NumMessages:   53,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
