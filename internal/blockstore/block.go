@@ -47,6 +47,7 @@ const (
 	flagCharged  //
 	flagFilled   //
 	flagVerified //
+	flagPassed   // its shard knows of descriptors that others hold
 )
 
 // live is what a block needs while its file is open. Guarded by the shard.

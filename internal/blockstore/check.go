@@ -51,13 +51,17 @@ func (s *Store) Verify(ctx context.Context, id sluice.BlockID) (bytes int64, dro
 // or written meanwhile.
 func (s *Store) Check() error {
 	type sums struct{ used, pinned, unpersisted, count, orderly int64 }
-	got := map[*dir]*sums{}
+	got, held := map[*dir]*sums{}, map[*dir]int64{}
 	for _, d := range s.dirs {
 		got[d] = &sums{}
 	}
 	for i := range s.shards {
 		h := &s.shards[i]
 		h.mu.Lock()
+		if err := h.checkPassedLocked(held); err != nil {
+			h.mu.Unlock()
+			return err
+		}
 		for id, b := range h.blocks {
 			if b.id != id || b.has(flagDead) || b.refs.Load() < 0 {
 				h.mu.Unlock()
@@ -80,10 +84,13 @@ func (s *Store) Check() error {
 	for _, d := range s.dirs {
 		d.mu.Lock()
 		g, have := got[d], sums{d.used - d.index, d.pinned, d.unpersisted, d.count, int64(d.order.Len())}
-		failed := d.failed
+		failed, books := d.failed, d.held
 		d.mu.Unlock()
 		if failed == nil && *g != have {
 			return fmt.Errorf("directory %s: blocks sum up to %+v, the books say %+v", d.path, *g, have)
+		}
+		if failed == nil && books < held[d] {
+			return fmt.Errorf("directory %s: passed descriptors hold %d bytes of dead blocks, the books say %d", d.path, held[d], books)
 		}
 	}
 	return nil

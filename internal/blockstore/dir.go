@@ -25,8 +25,8 @@ type dir struct {
 
 	mu sync.Mutex
 	// Invariant: used is the sum of charges of the blocks here, of what writers
-	// reserved and of the index; held that of dead blocks still in use. used+held <=
-	// quota but for the index's growth.
+	// reserved and of the index; held that of dead blocks still in use, here or by
+	// passed descriptors. used+held <= quota but for the index's growth.
 	quota, used, held int64
 	index             int64 // the part of used that the index takes
 	pinned            int64 // the parts of used that may not be dropped
@@ -36,7 +36,9 @@ type dir struct {
 	order             policy.Order
 	slots             []*block
 	free              []policy.Slot
-	failed            error // out of service, and why
+	failed            error         // out of service, and why
+	returned          chan struct{} // closed and forgotten when held shrinks; nil while nobody waits
+	deaf              bool          // waiting for held to shrink was in vain, and it has not since
 }
 
 // indexSlack is kept free of blocks, so that the index can grow a little.
@@ -185,6 +187,11 @@ func (d *dir) unhold(n int64) {
 	if d.failed == nil {
 		d.held -= n
 	}
+	d.deaf = false
+	if d.returned != nil {
+		close(d.returned)
+		d.returned = nil
+	}
 }
 
 func (d *dir) touch(b *block) {
@@ -196,14 +203,22 @@ func (d *dir) touch(b *block) {
 }
 
 // victims returns blocks nobody uses, the best victims first, until they make up for
-// need bytes, at most 64.
-func (d *dir) victims(need int64) []*block {
+// need bytes, at most 64: those of which others hold descriptors, or those of which
+// nobody does. cold leaves the hotter half of the directory alone.
+func (d *dir) victims(need int64, passed, cold bool) []*block {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var found []*block
+	looked, most := 0, d.order.Len()
+	if cold {
+		most = (most + 1) / 2
+	}
 	for slot := range d.order.Victims() {
+		if looked++; looked > most {
+			break
+		}
 		b := d.slots[slot]
-		if b.refs.Load() != 0 {
+		if b.refs.Load() != 0 || b.has(flagPassed) != passed {
 			continue
 		}
 		found = append(found, b)

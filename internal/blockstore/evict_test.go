@@ -329,8 +329,12 @@ func churn(ctx context.Context, s *Store, n int, id sluice.BlockID, data []byte)
 	case 4:
 		var h *Handle
 		if h, err = s.OpenBlock(ctx, id); err == nil {
+			p, gone := h.Pass(func() {})
 			s.Delete(ctx, id)
 			h.Close()
+			if gone == nil {
+				p.Close()
+			}
 		}
 	case 5:
 		if n%2 == 0 {

@@ -210,7 +210,7 @@ func (s *Store) chargePage(ctx context.Context, b *block, page int64) error {
 	n := b.chargeFor(page)
 	h.mu.Unlock()
 	if n > 0 {
-		if err := s.take(ctx, b.home, n); err != nil {
+		if err := s.take(ctx, b.home, n, patient); err != nil {
 			return err
 		}
 	}

@@ -20,6 +20,7 @@ type model struct {
 	store   *Store
 	present map[sluice.BlockID]map[int64]bool
 	handles []*Handle
+	passed  []*outsider
 }
 
 // block is the id and bytes of one of a few blocks, of one to three pages.
@@ -43,6 +44,8 @@ func TestModel(t *testing.T) {
 			"delete":  func(r *rapid.T) { m.remove(block.Draw(r, "block")) },
 			"open":    func(r *rapid.T) { m.hold(block.Draw(r, "block")) },
 			"close":   func(r *rapid.T) { m.letGo() },
+			"pass":    func(r *rapid.T) { m.pass(r, block.Draw(r, "block")) },
+			"return":  func(r *rapid.T) { m.giveBack() },
 			"pin":     func(r *rapid.T) { m.pin(r, block.Draw(r, "block"), rapid.Bool().Draw(r, "on")) },
 			"restart": func(r *rapid.T) { m.restart(r) },
 			"read":    func(r *rapid.T) { m.read(r) },
@@ -52,6 +55,10 @@ func TestModel(t *testing.T) {
 		for len(m.handles) > 0 {
 			m.letGo()
 		}
+		for len(m.passed) > 0 {
+			m.giveBack()
+		}
+		m.check(r)
 		m.store.Close()
 	})
 }
@@ -132,6 +139,31 @@ func (m *model) letGo() {
 	}
 }
 
+// pass passes a descriptor to another process.
+func (m *model) pass(r *rapid.T, n int) {
+	id, _ := m.block(n)
+	h, err := m.store.OpenBlock(context.Background(), id)
+	if err != nil {
+		return
+	}
+	defer h.Close()
+	o := &outsider{}
+	if o.file, err = m.disk.Open(h.block.path(), ReadOnly); err != nil {
+		r.Fatal(err)
+	}
+	if o.pass, err = h.Pass(func() { o.asked.Add(1) }); err != nil {
+		r.Fatal(err)
+	}
+	m.passed = append(m.passed, o)
+}
+
+func (m *model) giveBack() {
+	if len(m.passed) > 0 {
+		m.passed[0].letGo()
+		m.passed = m.passed[1:]
+	}
+}
+
 func (m *model) pin(r *rapid.T, n int, on bool) {
 	id, _ := m.block(n)
 	change := m.store.Unpin
@@ -151,6 +183,9 @@ func (m *model) pin(r *rapid.T, n int, on bool) {
 func (m *model) restart(r *rapid.T) {
 	for len(m.handles) > 0 {
 		m.letGo()
+	}
+	for len(m.passed) > 0 { // its books begin anew: so must the holders'
+		m.giveBack()
 	}
 	before := m.infos()
 	m.store.Close()
@@ -173,6 +208,11 @@ func (m *model) infos() (all []string) {
 func (m *model) check(r *rapid.T) {
 	if err := m.store.Check(); err != nil {
 		r.Fatal(err)
+	}
+	for _, o := range m.passed {
+		if dead := o.pass.block.has(flagDead); dead != (o.asked.Load() == 1) {
+			r.Fatalf("a holder of %v was asked %d times, the block is dead: %v", o.pass.block.id, o.asked.Load(), dead)
+		}
 	}
 	tier := m.store.Stats().Tiers[0]
 	switch held := tier.Used + tier.Held; {

@@ -36,6 +36,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		h.more = map[sluice.ContentID][]uint32{}
 		h.pins = map[sluice.ContentID]struct{}{}
 		h.writing = map[sluice.BlockID]struct{}{}
+		h.passed = map[*block][]*Passed{}
 	}
 	if err := s.openDirs(ctx); err != nil {
 		s.closeDirs()

@@ -41,6 +41,9 @@ type shard struct {
 	more    map[sluice.ContentID][]uint32 // indices above 0 of a content
 	pins    map[sluice.ContentID]struct{} // contents whose blocks are pinned as they come
 	writing map[sluice.BlockID]struct{}   // blocks that a BlockWriter fills
+	// passed holds the descriptors that others hold, of live blocks and of dead ones.
+	// Invariant: a block has flagPassed exactly while it is in here.
+	passed map[*block][]*Passed
 }
 
 // counts are [Counters] being counted.
@@ -244,22 +247,30 @@ func (s *Store) opened(h *shard, b *block, l *live, f File, err error) {
 func (s *Store) release(b *block) {
 	h := s.shard(b.id.Content)
 	h.mu.Lock()
-	if b.refs.Add(-1) > 0 || !b.has(flagDead) {
+	if b.refs.Load() > 1 || !b.has(flagDead) {
+		b.refs.Add(-1)
 		h.mu.Unlock()
 		return
 	}
-	n, l := b.charge(), b.live
+	l := b.live
 	b.live = nil
 	h.mu.Unlock()
 	if l != nil && l.file != nil {
 		s.files.remove(b)
 		l.file.Close()
 	}
-	b.home.unhold(n)
+	h.mu.Lock()
+	b.refs.Add(-1) // only now: the last of those with a descriptor frees the space
+	n, passed := b.charge(), b.has(flagPassed)
+	h.mu.Unlock()
+	if !passed {
+		b.home.unhold(n)
+	}
 }
 
 // kill takes b out of service if ok, asked under the shard's lock, agrees: its index
-// entry and file are removed and its space is free once nobody uses it.
+// entry and file are removed and its space is free once nobody uses it. Who holds a
+// passed descriptor is asked to let go.
 func (s *Store) kill(b *block, ok func() bool) bool {
 	h := s.shard(b.id.Content)
 	h.mu.Lock()
@@ -272,6 +283,7 @@ func (s *Store) kill(b *block, ok func() bool) bool {
 	if !b.home.out() {
 		s.unlink(b)
 	}
+	s.askBack(b)
 	s.release(b)
 	return true
 }
@@ -384,6 +396,7 @@ func (s *Store) takeOut(d *dir, cause error) {
 			if b.has(flagUnpersisted) {
 				lost++
 			}
+			s.askBack(b)
 			s.release(b)
 		}
 	}

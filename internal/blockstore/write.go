@@ -190,7 +190,7 @@ func (w *BlockWriter) extend(ctx context.Context, end int64) error {
 		length = roundUp(end, hugePage)
 	}
 	if need := roundUp(length, w.home.unit); need > w.reserved {
-		if err := w.store.take(ctx, w.home, need-w.reserved); err != nil {
+		if err := w.store.take(ctx, w.home, need-w.reserved, patient); err != nil {
 			if sluice.KindOf(err) != sluice.NoSpace || w.move(ctx, end) != nil {
 				return err
 			}
