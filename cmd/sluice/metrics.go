@@ -50,6 +50,10 @@ func workerMetrics(s worker.Stats) []metric {
 		counter("sluice_worker_uncached_total", "Pages served and not kept.", s.Uncached),
 		counter("sluice_worker_corrupt_total", "Chunks dropped because they failed their checksum.", s.Corrupt),
 		counter("sluice_worker_descriptors_total", "Descriptors passed to readers on this host.", s.Opened),
+		counter("sluice_worker_descriptors_recalled_total", "Descriptors asked back because their block was dropped.", s.Recalled),
+		counter("sluice_worker_descriptors_refused_total", "Descriptors not passed: the client holds too many, or does not give back what it is asked for.", s.Refused),
+		gauge("sluice_worker_descriptors", "Descriptors that readers on this host hold.", s.Descriptors),
+		gauge("sluice_worker_descriptor_holders", "Clients that hold them.", s.Holders),
 		counter("sluice_worker_written_bytes_total", "Bytes taken from writers.", s.WrittenBytes),
 		counter("sluice_worker_sealed_total", "Contents sealed.", s.Sealed),
 		counter("sluice_worker_committed_total", "Contents made visible in their store by an order.", s.Committed),
@@ -62,7 +66,7 @@ func workerMetrics(s worker.Stats) []metric {
 		for _, g := range []metric{
 			gauge("sluice_worker_tier_quota_bytes", "What a tier may hold.", t.Quota),
 			gauge("sluice_worker_tier_used_bytes", "What it holds.", t.Used),
-			gauge("sluice_worker_tier_held_bytes", "Evicted but still open somewhere.", t.Held),
+			gauge("sluice_worker_tier_held_bytes", "Dropped but still open somewhere: clients are asked to let go of it.", t.Held),
 			gauge("sluice_worker_tier_free_bytes", "What is left: quota - used - held.", t.Free),
 			gauge("sluice_worker_tier_blocks", "Blocks in it.", t.Blocks),
 		} {

@@ -91,10 +91,14 @@ func (b *beats) now(ctx context.Context, most time.Duration) error {
 const reclaimWait = 2 * time.Second
 
 // reclaim asks the masters at once which never-evictable contents are still live, and
-// returns when what is not has made room.
+// returns when what is not has made room: also what clients on this host still had open.
 func (b *beats) reclaim(ctx context.Context) error {
 	b.full.Store(true)
-	return b.now(ctx, reclaimWait)
+	if err := b.now(ctx, reclaimWait); err != nil {
+		return err
+	}
+	b.w.cfg.Store.Settle(ctx)
+	return nil
 }
 
 // loop beats until ctx ends.

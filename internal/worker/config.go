@@ -25,6 +25,9 @@ const (
 	DefaultInterval   = time.Second
 	DefaultUploads    = 1024
 	DefaultIdle       = 5 * time.Minute
+	// DefaultDescriptors is above what a client keeps by default, with what it has let
+	// go of and not said yet.
+	DefaultDescriptors = 4096
 )
 
 // MinMemoryPool is the least memory a worker runs with, in bytes.
@@ -48,6 +51,9 @@ type Config struct {
 	Idle       time.Duration         // an unsealed content nobody writes to is dropped; 0 is 5 min
 	Interval   time.Duration         // between heartbeats; 0 is 1 s or what the master says
 	Prefetch   policy.PrefetchConfig // reading ahead
+	// Descriptors bounds the block files that one client on this host may hold open;
+	// beyond it blocks are sent to it. 0 is 4,096.
+	Descriptors int
 
 	Log  *slog.Logger         // nil discards
 	Rand *rand.Rand           // used before Run only; nil is a source seeded by the system
@@ -68,7 +74,7 @@ func (c *Config) Validate() error {
 		return errors.New("no cluster key: a worker verifies grants with it")
 	case c.MemoryPool != 0 && c.MemoryPool < MinMemoryPool:
 		return fmt.Errorf("a memory pool of %d bytes: give at least %d", c.MemoryPool, MinMemoryPool)
-	case c.Uploads < 0 || c.Idle < 0 || c.Interval < 0:
+	case c.Uploads < 0 || c.Idle < 0 || c.Interval < 0 || c.Descriptors < 0:
 		return errors.New("a limit or time is negative: use 0 for the default")
 	}
 	return c.Prefetch.Validate()
@@ -80,6 +86,7 @@ func (c Config) withDefaults() Config {
 	c.Uploads = cmp.Or(c.Uploads, DefaultUploads)
 	c.Idle = cmp.Or(c.Idle, DefaultIdle)
 	c.Interval = cmp.Or(c.Interval, DefaultInterval)
+	c.Descriptors = cmp.Or(c.Descriptors, DefaultDescriptors)
 	c.Info.ID = cmp.Or(c.Info.ID, c.Store.Worker())
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)

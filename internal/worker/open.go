@@ -10,7 +10,8 @@ import (
 	"github.com/sluicefs/sluice/internal/wire"
 )
 
-// openBlock serves MethodOpenBlock: it passes a descriptor.
+// openBlock serves MethodOpenBlock: it passes a descriptor, which stays charged until the
+// client lets go of it.
 func (w *Worker) openBlock(ctx context.Context, r *rpc.Request) (rpc.Message, error) {
 	var q wire.OpenBlockRequest
 	if err := r.Decode(&q); err != nil {
@@ -27,6 +28,21 @@ func (w *Worker) openBlock(ctx context.Context, r *rpc.Request) (rpc.Message, er
 	if !r.Peer.Local {
 		return nil, &sluice.Error{Kind: sluice.Unsupported, Err: errors.New("descriptors pass over unix sockets only")}
 	}
+	d, err := w.holders.reserve(&q, r.Over())
+	if err != nil {
+		return nil, err
+	}
+	a, err := w.pass(ctx, r, b, d)
+	if err != nil {
+		w.holders.drop(d)
+		return nil, err
+	}
+	w.stats.opened.Add(1)
+	return a, nil
+}
+
+// pass passes a descriptor of a block for d.
+func (w *Worker) pass(ctx context.Context, r *rpc.Request, b sluice.BlockID, d *hold) (*wire.OpenBlockAnswer, error) {
 	h, err := w.cfg.Store.OpenBlock(ctx, b)
 	if err != nil {
 		return nil, err
@@ -36,15 +52,26 @@ func (w *Worker) openBlock(ctx context.Context, r *rpc.Request) (rpc.Message, er
 	if !ok {
 		return nil, &sluice.Error{Kind: sluice.Unsupported, Err: errors.New("the block's disk has no descriptors")}
 	}
+	p, err := h.Pass(func() { w.holders.want(d) })
+	if err != nil {
+		return nil, err
+	}
+	if !w.holders.keep(d, p) {
+		return nil, &sluice.Error{Kind: sluice.Cancelled, Err: errors.New("the caller gave up")}
+	}
 	if err := r.PassFile(f); err != nil {
 		return nil, err
 	}
-	w.stats.opened.Add(1)
+	if err := ctx.Err(); err != nil { // the caller does not wait for it any more
+		return nil, sluice.Wrap("", "", err)
+	}
 	sums := make([]byte, 0, 4*len(h.Sums))
 	for _, s := range h.Sums {
 		sums = binary.LittleEndian.AppendUint32(sums, s)
 	}
-	return &wire.OpenBlockAnswer{Length: h.Length, Pages: h.Pages, Sums: sums, Mapped: h.Mapped}, nil
+	return &wire.OpenBlockAnswer{
+		Length: h.Length, Pages: h.Pages, Sums: sums, Mapped: h.Mapped, Boot: w.boot, Life: d.holder.life,
+	}, nil
 }
 
 // maxContents bounds how many contents one Free or Held names.

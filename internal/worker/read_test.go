@@ -339,6 +339,10 @@ func TestOpenBlock(t *testing.T) {
 	data := pattern(1, 3<<20)
 	c := b.file(1, "f", data)
 	q := &wire.OpenBlockRequest{Grant: b.grant(c), Block: wire.FromBlockID(sluice.BlockID{Content: content(1)})}
+	if err := b.conn.Call(t.Context(), wire.MethodOpenBlock, q, nil); !errors.Is(err, sluice.Unsupported) {
+		t.Errorf("of nobody it could be asked back from: %v, want kind unsupported", err)
+	}
+	q.Holder, q.Hold = 1, 1
 	if err := b.conn.Call(t.Context(), wire.MethodOpenBlock, q, nil); !errors.Is(err, sluice.NotFound) {
 		t.Errorf("nothing cached: %v, want kind not found", err)
 	}

@@ -31,6 +31,10 @@ type Stats struct {
 	Uncached          int64 // pages served and not kept
 	Corrupt           int64 // chunks and pages dropped because they failed their checksum
 	Opened            int64 // descriptors passed
+	Holders           int64 // clients that hold descriptors
+	Descriptors       int64 // held by them
+	Recalled          int64 // descriptors asked back
+	Refused           int64 // descriptors not passed: the client holds too many, or does not give back
 	WrittenBytes      int64 // taken from writers
 	Sealed            int64 // contents
 	Committed         int64 // contents made visible in their store by an order
@@ -52,6 +56,8 @@ func (w *Worker) Stats() Stats {
 		Uploads: w.uploads.count(), Store: w.cfg.Store.Stats(),
 	}
 	s.Corrupt = s.Store.Counters.Corrupt
+	s.Holders, s.Descriptors = w.holders.figures()
+	s.Recalled, s.Refused = w.holders.recalled.Load(), w.holders.refused.Load()
 	if sent := s.HitBytes + s.MissBytes; sent > 0 {
 		s.Amplification = float64(s.FetchedBytes) / float64(sent)
 	}

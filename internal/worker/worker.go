@@ -36,6 +36,7 @@ type Worker struct {
 	pins    *recent[sluice.ContentID, bool]
 	uploads *uploads
 	holds   *holds
+	holders *holders
 	orders  *orders
 	masters *masters
 	beats   *beats
@@ -69,6 +70,7 @@ func New(cfg Config) (*Worker, error) {
 	}
 	w.alive, w.die = context.WithCancel(context.Background())
 	w.uploads = newUploads(w)
+	w.holders = newHolders(w)
 	w.orders = newOrders(w)
 	w.masters = newMasters(cfg)
 	w.beats = newBeats(w)
@@ -83,12 +85,14 @@ func (w *Worker) Run(ctx context.Context) error {
 	loops.Go(func() { w.beats.loop(ctx) })
 	loops.Go(func() { w.orders.loop(ctx) })
 	loops.Go(func() { w.uploads.loop(ctx) })
+	loops.Go(func() { w.holders.loop(ctx) })
 	loops.Wait()
 	w.gate.Lock()
 	w.over = true
 	w.gate.Unlock()
 	w.die()
 	w.uploads.close()
+	w.holders.close()
 	w.works.Wait()
 	return w.masters.close()
 }
@@ -156,6 +160,8 @@ func (h handler) Serve(ctx context.Context, r *rpc.Request) (rpc.Message, error)
 		return said(w.free(ctx, r))("free")
 	case wire.MethodHeld:
 		return said(w.held(ctx, r))("held")
+	case wire.MethodRecall:
+		return said(w.recall(ctx, r))("recall")
 	case wire.MethodPing:
 		return nil, nil
 	default:
