@@ -63,7 +63,7 @@ func (c *Client) freeFile(ctx context.Context, info sluice.FileInfo) (bytes int6
 		bytes += n
 		kept = kept || k > 0
 	}
-	c.locals.forget(contents)
+	c.locals.forget(info.Extents)
 	return bytes, kept, nil
 }
 

@@ -134,33 +134,56 @@ func drop[K comparable](m map[K][]*list.Element, k K, e *list.Element) {
 	}
 }
 
-// forget drops what is remembered of path.
-func (g *grants) forget(path sluice.Path) {
+// forget drops what is remembered of path. It returns the content that the path was
+// known to have.
+func (g *grants) forget(path sluice.Path) []sluice.Extent {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.told++
-	for len(g.byPath[path]) > 0 {
-		g.removeLocked(g.byPath[path][0])
-	}
+	return dropAll(g, g.byPath, path)
 }
 
-// changed drops what is remembered of files; id 0 means everything.
-func (g *grants) changed(files []uint64) {
+// forgetBelow is forget of path and of everything below it.
+func (g *grants) forgetBelow(path sluice.Path) (was []sluice.Extent) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.told++
+	for p := range g.byPath {
+		if path.Contains(p) {
+			was = append(was, dropAll(g, g.byPath, p)...)
+		}
+	}
+	return was
+}
+
+// changed drops what is remembered of files; id 0 means everything. It returns the content
+// that the files were known to have, but for 0.
+func (g *grants) changed(files []uint64) (was []sluice.Extent) {
 	if len(files) == 0 {
-		return
+		return nil
 	}
 	if slices.Contains(files, 0) {
 		g.clear()
-		return
+		return nil
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.told++
 	for _, id := range files {
-		for len(g.byFile[sluice.FileID(id)]) > 0 {
-			g.removeLocked(g.byFile[sluice.FileID(id)][0])
-		}
+		was = append(was, dropAll(g, g.byFile, sluice.FileID(id))...)
 	}
+	return was
+}
+
+// dropAll removes what is remembered under k and returns its content. The caller holds
+// the mutex of g.
+func dropAll[K comparable](g *grants, m map[K][]*list.Element, k K) (was []sluice.Extent) {
+	for len(m[k]) > 0 {
+		e := m[k][0]
+		was = append(was, e.Value.(*opened).info.Extents...)
+		g.removeLocked(e)
+	}
+	return was
 }
 
 // leased returns until when the notices of n keep grants good.
@@ -207,7 +230,8 @@ func (s *sessions) await(n *session) {
 			continue
 		}
 		pause = firstPause
-		s.c.grants.changed(a.Files)
+		// Most likely their content is another or none; if not, it is opened again.
+		s.c.locals.forget(s.c.grants.changed(a.Files))
 		s.c.watchers.tell(a.Files)
 		s.c.workers.learn(a.View.Sluice())
 		acked = max(acked, a.Upto)

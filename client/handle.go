@@ -269,15 +269,14 @@ func (c *core) openLocal(ctx context.Context, o *opened, s spot) (*localBlock, e
 			}
 			break
 		}
-		f, a, err := w.openBlock(ctx, o.grant, s.id)
+		b, err := w.holding.openBlock(ctx, w, o.grant, s.id)
 		if err != nil {
 			return nil, err
 		}
-		if a.Length != s.length {
-			f.Close()
-			return nil, &sluice.Error{Kind: sluice.Internal, Err: fmt.Errorf("the block has %d bytes instead of %d", a.Length, s.length)}
+		if b.length != s.length {
+			b.discard()
+			return nil, &sluice.Error{Kind: sluice.Internal, Err: fmt.Errorf("the block has %d bytes instead of %d", b.length, s.length)}
 		}
-		b := c.locals.newBlock(s.id, f, a)
 		b.acquire()
 		c.locals.add(b)
 		return b, nil

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -26,7 +25,10 @@ type localBlock struct {
 	whole   bool   // all pages are present
 	sums    []uint32
 	checked []atomic.Uint64 // bitmap of chunks
-	refs    atomic.Int64    // one for the cache, one for each read; 0: closed
+	refs    atomic.Int64    // shared while in the cache, and one for each read; 0: closed
+	wanted  atomic.Bool     // it must not stay: the worker asks for it
+	from    *holding        // nil: nobody counts it
+	number  uint64          // within from
 	used    atomic.Bool     // since eviction looked last
 	misses  atomic.Int32    // reads of absent pages: by now they may be there
 	scratch *sync.Pool      // of *[sluice.ChunkSize]byte
@@ -50,9 +52,13 @@ func (l *locals) newBlock(id sluice.BlockID, f *os.File, a *wire.OpenBlockAnswer
 	for i := range (a.Length + sluice.PageSize - 1) / sluice.PageSize {
 		b.whole = b.whole && b.has(i)
 	}
-	b.refs.Store(1)
+	b.refs.Store(shared)
 	return b
 }
+
+// shared is the cache's part of a block's references. Whoever comes when it is gone does
+// not get the block, so that readers who overlap do not keep it for ever.
+const shared = 1 << 32
 
 func (b *localBlock) has(page int64) bool {
 	return page/8 < int64(len(b.pages)) && b.pages[page/8]&(1<<(page%8)) != 0
@@ -63,11 +69,11 @@ func (b *localBlock) cost() int64 {
 	return 512 + int64(len(b.pages)+4*len(b.sums)+8*len(b.checked))
 }
 
-// acquire keeps the file open until release. It fails where it is closed already.
+// acquire keeps the file open until release. It fails where it is to be closed.
 func (b *localBlock) acquire() bool {
 	for {
 		n := b.refs.Load()
-		if n <= 0 {
+		if n < shared {
 			return false
 		}
 		if b.refs.CompareAndSwap(n, n+1) {
@@ -79,9 +85,18 @@ func (b *localBlock) acquire() bool {
 	}
 }
 
-func (b *localBlock) release() {
-	if b.refs.Add(-1) == 0 {
-		b.file.Close()
+func (b *localBlock) release() { b.leave(1) }
+
+// discard gives the cache's part back.
+func (b *localBlock) discard() { b.leave(shared) }
+
+func (b *localBlock) leave(refs int64) {
+	if b.refs.Add(-refs) != 0 {
+		return
+	}
+	b.file.Close()
+	if b.from != nil {
+		b.from.letGo(b)
 	}
 }
 
@@ -239,9 +254,9 @@ func (l *locals) find(id sluice.BlockID) *localBlock {
 // add takes b in, in place of an older one of the same block.
 func (l *locals) add(b *localBlock) {
 	l.mu.Lock()
-	if l.over {
+	if l.over || b.wanted.Load() {
 		l.mu.Unlock()
-		b.release()
+		b.discard()
 		return
 	}
 	var gone []*localBlock
@@ -262,7 +277,7 @@ func (l *locals) add(b *localBlock) {
 	l.cost += b.cost()
 	l.mu.Unlock()
 	for _, old := range gone {
-		old.release()
+		old.discard()
 	}
 }
 
@@ -275,7 +290,15 @@ func (l *locals) remove(b *localBlock) {
 	}
 	l.mu.Unlock()
 	if in {
-		b.release()
+		b.discard()
+	}
+}
+
+// giveUp lets go of blocks that must not stay, or not come in.
+func (l *locals) giveUp(blocks []*localBlock) {
+	for _, b := range blocks {
+		b.wanted.Store(true)
+		l.remove(b)
 	}
 }
 
@@ -298,21 +321,31 @@ func (l *locals) close() {
 	}
 	l.mu.Unlock()
 	for _, b := range all {
-		b.release()
+		b.discard()
 	}
 }
 
 // forget lets go of the blocks of contents, so that their space can be used again.
-func (l *locals) forget(contents []sluice.ContentID) {
+func (l *locals) forget(extents []sluice.Extent) {
 	l.mu.Lock()
 	var gone []*localBlock
-	for id, b := range l.byID {
-		if slices.Contains(contents, id.Content) {
-			gone = append(gone, l.takeLocked(b))
+	for _, e := range extents {
+		if int(e.Count) <= len(l.byID) {
+			for i := range e.Count {
+				if b := l.byID[sluice.BlockID{Content: e.Content, Index: e.First + i}]; b != nil {
+					gone = append(gone, l.takeLocked(b))
+				}
+			}
+			continue
+		}
+		for id, b := range l.byID {
+			if id.Content == e.Content {
+				gone = append(gone, l.takeLocked(b))
+			}
 		}
 	}
 	l.mu.Unlock()
 	for _, b := range gone {
-		b.release()
+		b.discard()
 	}
 }

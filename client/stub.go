@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"os"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/sluicefs/sluice"
 	"github.com/sluicefs/sluice/internal/rpc"
 	"github.com/sluicefs/sluice/internal/wire"
@@ -37,26 +35,18 @@ func (w *worker) readBlock(ctx context.Context, g sluice.Grant, b sluice.BlockID
 	return n, err
 }
 
-// OpenBlock implements [sluice.BlockReader].
-func (w *worker) OpenBlock(ctx context.Context, g sluice.Grant, b sluice.BlockID) (*sluice.LocalBlock, error) {
-	f, a, err := w.openBlock(ctx, g, b)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return nil, &sluice.Error{Op: "open block", Kind: sluice.Internal, Err: err}
-	}
-	l := &sluice.LocalBlock{FD: uintptr(fd), Length: a.Length, Pages: a.Pages, Sums: sums(a.Sums), Mapped: a.Mapped}
-	return l, nil
+// OpenBlock implements [sluice.BlockReader]. It is always of kind Unsupported: a
+// descriptor that leaves the client could not be given back to the worker. See
+// [sluice.LocalFile].
+func (w *worker) OpenBlock(context.Context, sluice.Grant, sluice.BlockID) (*sluice.LocalBlock, error) {
+	return nil, &sluice.Error{Op: "open block", Kind: sluice.Unsupported, Err: errors.New("descriptors are kept by the client; open the file and ask for its descriptor")}
 }
 
-// openBlock is OpenBlock with the file still whole.
-func (w *worker) openBlock(ctx context.Context, g sluice.Grant, b sluice.BlockID) (*os.File, *wire.OpenBlockAnswer, error) {
+// openBlock asks for a descriptor. It is the caller's to close, and to say so.
+func (w *worker) openBlock(ctx context.Context, q *wire.OpenBlockRequest) (*os.File, *wire.OpenBlockAnswer, error) {
 	var f *os.File
 	a := new(wire.OpenBlockAnswer)
-	_, err := w.conn.CallPayload(ctx, wire.MethodOpenBlock, &wire.OpenBlockRequest{Grant: g, Block: wire.FromBlockID(b)}, a, rpc.Payload{File: &f})
+	_, err := w.conn.CallPayload(ctx, wire.MethodOpenBlock, q, a, rpc.Payload{File: &f})
 	w.note(err)
 	if err != nil {
 		return nil, nil, err

@@ -40,7 +40,10 @@ func (c *Client) Rename(ctx context.Context, from, to sluice.Path, opts sluice.R
 		return &wire.RenameRequest{Call: h, From: string(from), To: string(to), NoReplace: opts.NoReplace}
 	}, nil)
 	c.grants.forget(from)
-	c.grants.forget(to)
+	replaced := c.grants.forget(to)
+	if err == nil {
+		c.locals.forget(replaced)
+	}
 	return sluice.Wrap("rename", from, err)
 }
 
@@ -49,7 +52,13 @@ func (c *Client) Remove(ctx context.Context, path sluice.Path, opts sluice.Remov
 	err := c.mutate(ctx, wire.MethodRemove, func(h *wire.CallHeader) rpc.Message {
 		return &wire.RemoveRequest{Call: h, Path: string(path), Recursive: opts.Recursive, CacheOnly: opts.CacheOnly}
 	}, nil)
-	c.grants.forget(path)
+	forget := c.grants.forget
+	if opts.Recursive {
+		forget = c.grants.forgetBelow
+	}
+	if was := forget(path); err == nil {
+		c.locals.forget(was)
+	}
 	return sluice.Wrap("remove", path, err)
 }
 

@@ -19,12 +19,13 @@ type workers struct {
 	view atomic.Pointer[sluice.View] // nil before the first
 
 	mu    sync.Mutex
-	conns map[sluice.WorkerID]*worker // guarded by mu
-	over  bool                        // guarded by mu
+	conns map[sluice.WorkerID]*worker  // guarded by mu
+	held  map[sluice.WorkerID]*holding // guarded by mu: outlives connections, as descriptors do
+	over  bool                         // guarded by mu
 }
 
 func newWorkers(c *core) *workers {
-	return &workers{c: c, conns: map[sluice.WorkerID]*worker{}}
+	return &workers{c: c, conns: map[sluice.WorkerID]*worker{}, held: map[sluice.WorkerID]*holding{}}
 }
 
 // version returns the version of the view that is known, 0 for none.
@@ -52,6 +53,9 @@ func (w *workers) learn(v *sluice.View) {
 		if info == nil || info.Address != conn.info.Address || info.Socket != conn.info.Socket {
 			delete(w.conns, id)
 			gone = append(gone, conn)
+			if info == nil && conn.holding.idle() {
+				delete(w.held, id)
+			}
 		}
 	}
 	w.mu.Unlock()
@@ -77,7 +81,10 @@ func (w *workers) get(id sluice.WorkerID) *worker {
 	}
 	for _, info := range v.Workers {
 		if info.ID == id {
-			conn := newWorker(w.c.cfg, info)
+			if w.held[id] == nil {
+				w.held[id] = newHolding(w.c, id)
+			}
+			conn := newWorker(w.c.cfg, info, w.held[id])
 			w.conns[id] = conn
 			return conn
 		}
@@ -164,18 +171,19 @@ func (w *workers) close() {
 
 // worker is one worker. It implements [sluice.Worker].
 type worker struct {
-	info   sluice.WorkerInfo
-	conn   *rpc.Client
-	failed atomic.Int64 // Unix ns until which it counts as sick
+	info    sluice.WorkerInfo
+	conn    *rpc.Client
+	holding *holding
+	failed  atomic.Int64 // Unix ns until which it counts as sick
 }
 
 // sickFor is how long a worker that did not answer is asked last.
 const sickFor = time.Second
 
-func newWorker(cfg Config, info sluice.WorkerInfo) *worker {
+func newWorker(cfg Config, info sluice.WorkerInfo, h *holding) *worker {
 	r := cfg.rpcConfig()
 	r.BulkConns = cmp.Or(r.BulkConns, bulkConns)
-	return &worker{info: info, conn: rpc.NewClient(r, rpc.Target{Address: info.Address, Socket: info.Socket})}
+	return &worker{info: info, holding: h, conn: rpc.NewClient(r, rpc.Target{Address: info.Address, Socket: info.Socket})}
 }
 
 const bulkConns = 4

@@ -24,6 +24,8 @@ type writer struct {
 	empty   bool // the file is complete already: nothing may be written
 	info    sluice.FileInfo
 
+	replaced []sluice.Extent // the content that the path had, if that was known
+
 	to     *worker // nil until the first bytes are sent
 	sent   int64   // bytes handed to the sender, in order
 	sum    uint32  // CRC-32C of them
@@ -80,10 +82,10 @@ func (c *Client) create(ctx context.Context, path sluice.Path, opts sluice.Creat
 	if err != nil {
 		return nil, err
 	}
-	c.grants.forget(path)
+	replaced := c.grants.forget(path)
 	c.workers.learn(a.View.Sluice())
 	w := &writer{
-		c: c, s: s, path: path, file: sluice.FileID(a.Info.GetId()), content: a.Content.Sluice(), grant: a.Grant,
+		c: c, s: s, path: path, replaced: replaced, file: sluice.FileID(a.Info.GetId()), content: a.Content.Sluice(), grant: a.Grant,
 		empty: opts.Empty, info: a.Info.Sluice(), slots: make(chan struct{}, piecesInFlight),
 	}
 	w.sending, w.stop = context.WithCancel(c.alive)
@@ -291,7 +293,7 @@ func (w *writer) Close(ctx context.Context) (sluice.FileInfo, error) {
 		return sluice.FileInfo{}, sluice.Wrap("close", w.path, err)
 	}
 	w.end()
-	w.c.grants.forget(w.path)
+	w.c.locals.forget(append(w.replaced, w.c.grants.forget(w.path)...))
 	return info, nil
 }
 
