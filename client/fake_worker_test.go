@@ -31,6 +31,8 @@ type fakeWorker struct {
 	keyed    atomic.Bool  // the bytes of a file lie under its path, as in a store
 	served   atomic.Int64 // blocks read by frames
 
+	table fakeTable
+
 	mu      sync.Mutex
 	writing map[sluice.ContentID]map[int64][]byte
 	dropped map[sluice.ContentID]bool
@@ -42,7 +44,13 @@ func (w *fakeWorker) Serve(ctx context.Context, r *rpc.Request) (rpc.Message, er
 	if w.down.Load() {
 		return nil, &sluice.Error{Kind: sluice.Unavailable, Err: errors.New("down")}
 	}
-	m, err := w.answer(r)
+	var m rpc.Message
+	var err error
+	if r.Method == wire.MethodRecall {
+		m, err = w.table.recall(ctx, r)
+	} else {
+		m, err = w.answer(r)
+	}
 	if w.f.dropNext.CompareAndSwap(int64(r.Method), 0) {
 		w.listener.cut()
 	}
@@ -150,12 +158,13 @@ func (w *fakeWorker) openBlock(r *rpc.Request) (rpc.Message, error) {
 	if err != nil {
 		return nil, err
 	}
+	life := w.table.pass(&q)
 	f, err := os.Create(filepath.Join(w.f.dir, fmt.Sprintf("block%d", w.f.rand())))
 	if err != nil {
 		return nil, err
 	}
 	w.f.t.Cleanup(func() { f.Close() }) // it is passed after this has returned
-	a := &wire.OpenBlockAnswer{Length: int64(len(data)), Pages: make([]byte, (len(data)/sluice.PageSize+8)/8)}
+	a := &wire.OpenBlockAnswer{Boot: 1, Life: life, Length: int64(len(data)), Pages: make([]byte, (len(data)/sluice.PageSize+8)/8)}
 	file := bytes.Clone(data)
 	for i := 0; i*sluice.PageSize < len(data); i++ {
 		if keep := w.pages.Load(); keep == 0 || int64(i) < keep {
