@@ -101,6 +101,12 @@ func TestVerify(t *testing.T) {
 		t.Errorf("got %+v, %v", rep, err)
 	}
 
+	overtaken := sample()
+	overtaken[0].Tick = overtaken[1].Tick + 1
+	if rep, err := Verify("master", Options{FS: write(t, overtaken...)}); err != nil {
+		t.Errorf("an entry that was overtaken: %v and %q, want none", err, rep.Problems)
+	}
+
 	back := sample()
 	back[0].Tick = 1 << 40
 	back = append(back, &wire.Entry{Format: 1, Term: 9, Version: 1, Tick: 1 << 41, Commands: []*wire.Command{{}}})

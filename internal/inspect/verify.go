@@ -2,6 +2,7 @@ package inspect
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/sluicefs/sluice"
 	"github.com/sluicefs/sluice/internal/journal"
@@ -10,6 +11,11 @@ import (
 
 // maxProblems bounds how many problems are told.
 const maxProblems = 100
+
+// overtaking is by how much journal time may go back from entry to entry: entries are
+// stamped before they are handed to the journal, and may overtake each other there.
+// Whoever applies them takes the highest so far.
+const overtaking = int64(time.Minute)
 
 // Report says what Verify found.
 type Report struct {
@@ -73,10 +79,10 @@ func (v *verifier) entry(e journal.Entry) error {
 	if entry.Term != 0 && sluice.Term(entry.Term) != e.Term {
 		v.problem("entry %d of term %d was stamped in term %d", e.Index, e.Term, entry.Term)
 	}
-	if entry.Tick < v.tick {
+	if entry.Tick < v.tick-overtaking {
 		v.problem("journal time goes back at entry %d: %s after %s", e.Index, duration(entry.Tick), duration(v.tick))
 	}
-	v.tick = entry.Tick
+	v.tick = max(v.tick, entry.Tick)
 	for i, c := range entry.Commands {
 		v.command(e.Index, i, c)
 	}
