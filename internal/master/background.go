@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/sluicefs/sluice"
 	"github.com/sluicefs/sluice/internal/wire"
 )
 
@@ -19,6 +20,7 @@ func (m *Master) housekeep() {
 	tick := time.NewTicker(m.cfg.Background)
 	defer tick.Stop()
 	swept := m.cfg.Boot()
+	var marked sluice.Index
 	for {
 		select {
 		case <-m.ctx.Done():
@@ -35,6 +37,7 @@ func (m *Master) housekeep() {
 		if err := m.expireTTL(m.ctx); err != nil && m.ctx.Err() == nil {
 			m.cfg.Log.Warn("files whose time is over cannot be ended", "cause", err)
 		}
+		marked = m.journalHash(m.ctx, marked)
 		if m.staleMounts() {
 			m.mountsChanged()
 		}
@@ -45,6 +48,20 @@ func (m *Master) housekeep() {
 			m.wg.Go(m.sweep)
 		}
 	}
+}
+
+// journalHash lets every member compare its changes with the primary's, once for each
+// mark, and returns the mark it has come to.
+func (m *Master) journalHash(ctx context.Context, last sluice.Index) sluice.Index {
+	index, hash := m.state.Mark()
+	if index <= last {
+		return last
+	}
+	_, err := m.propose(ctx, &wire.Command{Op: &wire.Command_CheckHash{CheckHash: &wire.CheckHash{Index: uint64(index), Hash: hash}}})
+	if err != nil {
+		return last // another time
+	}
+	return index
 }
 
 // reaper removes what was detached from the tree, in bounded steps.

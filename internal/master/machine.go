@@ -13,15 +13,15 @@ import (
 type machine struct{ state *namespace.State }
 
 // Apply implements journal.Machine. An entry that this build cannot read or apply stops
-// the process: it must not go on with another state than its peers.
+// the member: it must not go on with another state than its peers.
 func (m *machine) Apply(e journal.Entry) any {
 	entry := &wire.Entry{}
 	if err := entry.UnmarshalVT(e.Data); err != nil {
-		panic(fmt.Sprintf("master: journal entry %d cannot be decoded: %v", e.Index, err))
+		return journal.Halt{Err: fmt.Errorf("it cannot be decoded: %w", err)}
 	}
 	answers, err := m.state.Apply(e.Index, entry)
 	if err != nil {
-		panic(fmt.Sprintf("master: journal entry %d cannot be applied: %v", e.Index, err))
+		return journal.Halt{Err: err}
 	}
 	return answers
 }

@@ -161,7 +161,7 @@ func (w *writer) executeDesk(c *wire.Command, by *sluice.Principal) (*wire.Answe
 		w.meta.content = 0
 		return &wire.Answer{}, nil
 	case *wire.Command_CheckHash:
-		return &wire.Answer{}, nil // the hash of logical changes is checked from another issue on
+		return w.checkHash(op.CheckHash)
 	case *wire.Command_OpenSession:
 		return w.openSession(op.OpenSession, by)
 	case *wire.Command_CloseSession:

@@ -233,6 +233,9 @@ type metaRow struct {
 	perm        uint64
 	tombFloor   sluice.Index         // tombs of this index and before are no longer kept
 	incarnation []sluice.Incarnation // the live ones, the present one last
+	hash        changeHash           // of all changes of rows but this one
+	mark        sluice.Index         // the last entry at which markHash was noted
+	markHash    changeHash
 }
 
 func (r *metaRow) append(dst []byte) []byte {
@@ -247,7 +250,8 @@ func (r *metaRow) append(dst []byte) []byte {
 	for _, i := range r.incarnation {
 		dst = append(dst, key64(0, uint64(i))[1:]...)
 	}
-	return dst
+	dst = append(dst, key64(0, r.hash.number())[1:]...)
+	return append(putUint(dst, uint64(r.mark)), key64(0, r.markHash.number())[1:]...)
 }
 
 func decodeMeta(d *decoder) *metaRow {
@@ -259,6 +263,7 @@ func decodeMeta(d *decoder) *metaRow {
 	for range d.count() {
 		r.incarnation = append(r.incarnation, sluice.Incarnation(d.fixed()))
 	}
+	r.hash, r.mark, r.markHash = hashOf(d.fixed()), sluice.Index(d.uint()), hashOf(d.fixed())
 	return r
 }
 

@@ -183,14 +183,12 @@ func (w *writer) drop(meta metaRow, mounts *mountTable) {
 // publish makes the entry visible, then gives it to the store.
 func (w *writer) publish() error {
 	s := w.s
-	meta := w.meta
-	meta.incarnation = slices.Clone(meta.incarnation)
-	w.entry[string([]byte{tagMeta})] = &meta
 	entry := w.entry
 	w.entry = make(map[string]row, len(entry))
+	meta := w.batchUp(entry)
 
 	s.mu.Lock()
-	s.pending, s.meta, s.mounts = entry, &meta, w.mounts
+	s.pending, s.meta, s.mounts = entry, meta, w.mounts
 	for key, r := range entry {
 		s.cache.change(key, r)
 	}
@@ -198,15 +196,6 @@ func (w *writer) publish() error {
 	s.sessions.Store(int64(len(w.sessions)))
 	s.intents.Store(int64(len(w.open.spans)))
 
-	var buf []byte
-	for _, key := range slices.Sorted(maps.Keys(entry)) {
-		if r := entry[key]; r == nil {
-			w.batch.Delete([]byte(key))
-		} else {
-			buf = encode(buf[:0], r)
-			w.batch.Set([]byte(key), buf)
-		}
-	}
 	if err := w.batch.Commit(); err != nil {
 		return sluice.Wrap("commit entry", "", err)
 	}
@@ -215,6 +204,31 @@ func (w *writer) publish() error {
 	s.pending = nil
 	s.mu.Unlock()
 	return nil
+}
+
+// batchUp puts the rows of an entry into the batch, and the row M with their hash into
+// both.
+func (w *writer) batchUp(entry map[string]row) *metaRow {
+	var buf []byte
+	for _, key := range slices.Sorted(maps.Keys(entry)) {
+		r := entry[key]
+		if r == nil {
+			w.batch.Delete([]byte(key))
+			w.meta.hash = w.meta.hash.add(key, nil)
+			continue
+		}
+		buf = encode(buf[:0], r)
+		w.batch.Set([]byte(key), buf)
+		w.meta.hash = w.meta.hash.add(key, buf)
+	}
+	if uint64(w.index)%hashEvery == 0 {
+		w.meta.mark, w.meta.markHash = w.index, w.meta.hash
+	}
+	meta := w.meta
+	meta.incarnation = slices.Clone(meta.incarnation)
+	entry[string([]byte{tagMeta})] = &meta
+	w.batch.Set([]byte{tagMeta}, encode(buf[:0], &meta))
+	return &meta
 }
 
 // permFor returns the numbered combination, making it if need be. Making one is no
