@@ -32,7 +32,6 @@ type desk struct {
 	driver  *underfstest.Driver
 	session sluice.SessionID
 	seq     atomic.Uint64
-	memory  bool
 	tune    func(*Config)
 }
 

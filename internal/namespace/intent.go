@@ -102,7 +102,7 @@ func (w *writer) finishDone(i *Intent, o *wire.Object) (*wire.Answer, error) {
 	case OpMoveTree:
 		return w.finishMoveTree(i)
 	case OpRemoveTree:
-		return &wire.Answer{}, w.releaseDetached(i.Detached)
+		return w.finishRemoveTree(i, &wire.Answer{})
 	default:
 		return nil, fail(sluice.Internal, "the operation %d is unknown", i.Op)
 	}
@@ -169,8 +169,37 @@ func (w *writer) storedAbove(p *place) error {
 	return nil
 }
 
+// leave has every listing of a path of a mount that was begun before this entry say
+// nothing: until now the store was at work there, though the namespace had changed.
+func (w *writer) leave(i *Intent) error {
+	p, err := walk(w, nil, i.Path)
+	switch {
+	case err != nil || p.mountID() != i.Mount:
+		return nil // a file, or another mount, is in the way
+	case !p.found():
+		w.bury(i.Mount, p.deepest.node.id, p.missing[0])
+		return nil
+	case !p.node.dir():
+		return nil
+	}
+	n := *p.node
+	n.moved = w.index
+	return w.set(&p, &n)
+}
+
+// finishRemoveTree lets go of a removed directory whose objects are gone.
+func (w *writer) finishRemoveTree(i *Intent, a *wire.Answer) (*wire.Answer, error) {
+	if err := w.leave(i); err != nil {
+		return nil, err
+	}
+	return a, w.releaseDetached(i.Detached)
+}
+
 // finishMoveTree ends the move of a renamed directory's objects.
 func (w *writer) finishMoveTree(i *Intent) (*wire.Answer, error) {
+	if err := w.leave(i); err != nil {
+		return nil, err
+	}
 	p, err := locate(w, i.File)
 	if err != nil || !p.found() {
 		return &wire.Answer{}, err
@@ -202,7 +231,7 @@ func (w *writer) finishRefused(i *Intent, why *wire.Error) (*wire.Answer, error)
 		return w.refusedMove(i, why)
 	case OpRemoveTree:
 		// What the store still has is shown again by the next sync.
-		return a, w.releaseDetached(i.Detached)
+		return w.finishRemoveTree(i, a)
 	default:
 		return a, nil
 	}

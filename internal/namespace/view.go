@@ -72,7 +72,6 @@ type snapshotView struct {
 	pending map[string]row
 	mounts  *mountTable
 	meta    *metaRow
-	fill    bool // read rows are worth caching
 }
 
 func (v *snapshotView) get(key []byte) (row, error) {
