@@ -297,3 +297,24 @@ func TestManyAsksMakeRoomAndLoseNothing(t *testing.T) {
 		}
 	})
 }
+
+func TestAnOrderThatWaitedHasLessTimeLeft(t *testing.T) {
+	c := &clock{now: time.Hour}
+	f := newFleet(c, Config{})
+	mustBeat(t, f, beat(1, 1, "a"))
+	for _, left := range []time.Duration{30 * time.Second, 3 * time.Second, 0} {
+		if err := f.Send(1, &wire.Order{TimeLeft: int64(left)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.now += 10 * time.Second
+	orders, _ := f.Ask(t.Context(), 1, nil, 0)
+	if len(orders) != 3 {
+		t.Fatalf("%d orders, want 3", len(orders))
+	}
+	for i, want := range []int64{int64(20 * time.Second), 1, 0} { // 0 is no limit
+		if orders[i].TimeLeft != want {
+			t.Errorf("order %d has %d ns left, want %d", i, orders[i].TimeLeft, want)
+		}
+	}
+}

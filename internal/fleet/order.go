@@ -32,6 +32,7 @@ type ask struct {
 // order is one order on its way. It is answered once.
 type order struct {
 	wire   *wire.Order
+	until  time.Duration          // on the boot clock: its time is over; 0 is never
 	result chan *wire.OrderResult // has room for the one answer; nil: nobody waits
 }
 
@@ -65,8 +66,9 @@ func result(o *wire.Order, kind sluice.Kind, cause error) *wire.OrderResult {
 }
 
 // Order gives a worker something to do and waits for the result. The order's id is set
-// here. It is handed out once: its time left runs from the worker's asking, and a
-// worker that loses it is given another attempt. Errors: Unavailable (the worker is not
+// here. It is handed out once: its time left, less what it waited here, runs from the
+// worker's asking, so that the attempt is over for the worker before it is for the
+// primary; a worker that loses it is given another. Errors: Unavailable (the worker is not
 // there, or has too much to do; it was not handed out), UnknownOutcome (it was handed
 // out, and the worker vanished or ctx ended), Timeout and Cancelled (ctx ended before
 // it was handed out).
@@ -109,6 +111,9 @@ func (f *Fleet) enqueue(id sluice.WorkerID, o *order) error {
 	}
 	f.lastID++
 	o.wire.Id = f.lastID
+	if o.wire.TimeLeft > 0 {
+		o.until = f.cfg.Boot() + time.Duration(o.wire.TimeLeft)
+	}
 	q := &wk.orders
 	q.waiting = append(q.waiting, o)
 	close(q.wake)
@@ -229,6 +234,9 @@ func (f *Fleet) take(id sluice.WorkerID) ([]*wire.Order, <-chan struct{}) {
 	}
 	var orders []*wire.Order
 	for _, o := range q.waiting[:n] {
+		if o.until > 0 { // what it waited here is not the worker's any more
+			o.wire.TimeLeft = max(1, int64(o.until-f.cfg.Boot()))
+		}
 		orders = append(orders, o.wire)
 		if o.result != nil {
 			q.out[o.wire.Id] = o
