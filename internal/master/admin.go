@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/sluicefs/sluice"
+	"github.com/sluicefs/sluice/internal/namespace"
 	"github.com/sluicefs/sluice/internal/wire"
 	"github.com/sluicefs/sluice/underfs"
 )
@@ -202,12 +204,24 @@ func (m *Master) health(e *mountEntry) sluice.Health {
 	return h
 }
 
-// Intents implements sluice.Admin.
+// Intents implements sluice.Admin. Those about names that the caller may not look up are
+// not shown to it.
 func (a admin) Intents(ctx context.Context) ([]sluice.IntentInfo, error) {
 	if err := a.m.barrier(ctx); err != nil {
 		return nil, sluice.Wrap("intents", "", err)
 	}
-	return a.m.intents.list(), nil
+	all := a.m.intents.list()
+	if a.c.Principal.Super {
+		return all, nil
+	}
+	return slices.DeleteFunc(all, func(i sluice.IntentInfo) bool {
+		for _, p := range []sluice.Path{i.Path, i.To} {
+			if p != "" && a.m.state.Access(a.c.Principal, p.Parent(), namespace.MayExecute) != nil {
+				return true
+			}
+		}
+		return false
+	}), nil
 }
 
 // Report implements sluice.Admin.

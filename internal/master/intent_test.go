@@ -238,3 +238,39 @@ func TestADirectoryIsRenamed(t *testing.T) {
 		}
 	})
 }
+
+// TestIntentsShowNoHiddenNames: whoever may not search a directory does not learn from
+// the list of intents what is in it.
+func TestIntentsShowNoHiddenNames(t *testing.T) {
+	d := newDesk(t, nil)
+	d.mountMem("/m", "b", underfstest.Options{}, sluice.MountOptions{})
+	_, err := d.Mkdir(t.Context(), d.call(), "/m/private", sluice.MkdirOptions{Mode: 0o700})
+	d.want("mkdir", err)
+	for _, path := range []sluice.Path{"/m/private/f", "/m/public"} {
+		created, err := d.Create(t.Context(), d.call(), path, sluice.CreateOptions{}, 0)
+		d.want("create", err)
+		s := sealed(created, 3)
+		s.Worker, s.Prepared = 99, sluice.Prepared{Inline: true} // a worker that is not there
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		_, err = d.Commit(ctx, d.call(), created.Info.ID, s)
+		cancel()
+		d.want("commit", err, sluice.UnknownOutcome)
+	}
+	for _, x := range []struct {
+		by   sluice.Principal
+		want []sluice.Path
+	}{
+		{root, []sluice.Path{"/m/private/f", "/m/public"}},
+		{sluice.Principal{User: "eve"}, []sluice.Path{"/m/public"}},
+	} {
+		all, err := d.Admin(sluice.Call{Principal: x.by}).Intents(t.Context())
+		d.want("intents", err)
+		var got []sluice.Path
+		for _, i := range all {
+			got = append(got, i.Path)
+		}
+		if !slices.Equal(got, x.want) {
+			t.Errorf("%s sees %q, want %q", x.by.User, got, x.want)
+		}
+	}
+}
