@@ -39,6 +39,7 @@ type fake struct {
 
 	calls    [100]atomic.Int64 // by method
 	lease    atomic.Int64      // of grants, ns; 0: none
+	slow     atomic.Int64      // ns after which a stat is answered as unavailable; 0: no
 	dropNext atomic.Int64      // method whose next answer is lost with its connection
 	listener *dropper
 
@@ -158,6 +159,12 @@ func (f *fake) answer(ctx context.Context, r *rpc.Request) (rpc.Message, error) 
 	case wire.MethodAwait:
 		return f.await(ctx, r)
 	case wire.MethodStat:
+		if d := f.slow.Load(); d != 0 {
+			if err := sleep(ctx, time.Duration(d)); err != nil {
+				return nil, err
+			}
+			return nil, failure(sluice.Unavailable, "the store does not answer")
+		}
 		return read(r, new(wire.StatRequest), func(q *wire.StatRequest) (rpc.Message, error) {
 			x := f.files[q.Path]
 			if x == nil {
@@ -477,13 +484,6 @@ func (f *fake) count(methods ...int) (n int64) {
 		n += f.calls[m].Swap(0)
 	}
 	return n
-}
-
-// noise returns n bytes that do not repeat.
-func noise(seed uint64, n int) []byte {
-	b := make([]byte, n)
-	rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8)}).Read(b)
-	return b
 }
 
 func isKind(t *testing.T, err error, kind sluice.Kind) {

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -242,4 +243,11 @@ type fakeStandby struct {
 func (s *fakeStandby) Serve(context.Context, *rpc.Request) (rpc.Message, error) {
 	s.asked.Add(1)
 	return nil, &sluice.Error{Op: "fake", Kind: sluice.NotPrimary, Primary: s.primary}
+}
+
+// noise returns n bytes that do not repeat.
+func noise(seed uint64, n int) []byte {
+	b := make([]byte, n)
+	rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8)}).Read(b)
+	return b
 }

@@ -19,6 +19,7 @@ type masters struct {
 	rpc   rpc.ClientConfig
 	dice  *dice
 	retry time.Duration
+	soon  time.Duration // see answeredRetry
 
 	primary atomic.Pointer[desk] // whom the last good answer came from, or who was named
 
@@ -41,29 +42,29 @@ const (
 	maxHops    = 4
 	maxMasters = 64
 	// An answer (not a lost connection) of kind Unavailable is about something behind the
-	// master, which has waited for it already: it is asked again only this early.
+	// master, which has waited for it already: it is asked again only if it came so early.
 	answeredRetry = time.Second
 )
 
 func newMasters(cfg Config, d *dice) *masters {
-	return &masters{find: cfg.Masters, rpc: cfg.rpcConfig(), dice: d, retry: cfg.Retry, desks: map[string]*desk{}}
+	return &masters{find: cfg.Masters, rpc: cfg.rpcConfig(), dice: d, retry: cfg.Retry, soon: answeredRetry, desks: map[string]*desk{}}
 }
 
 // call sends a request to the primary and repeats it while that may help. unsure says
 // that with the error a try before the last one, or the last, may have taken effect.
 func (m *masters) call(ctx context.Context, method rpc.Method, req, resp rpc.Message) (unsure bool, err error) {
+	begin := time.Now()
 	if d := m.primary.Load(); d != nil {
 		if err = d.conn.Call(ctx, method, req, resp); err == nil {
 			return false, nil
 		}
-		return m.persist(ctx, method, req, resp, d, err)
+		return m.persist(ctx, begin, method, req, resp, d, err)
 	}
-	return m.persist(ctx, method, req, resp, nil, nil)
+	return m.persist(ctx, begin, method, req, resp, nil, nil)
 }
 
 // persist is the slow path of call: the first try at d (nil: there was none) failed.
-func (m *masters) persist(ctx context.Context, method rpc.Method, req, resp rpc.Message, d *desk, err error) (unsure bool, _ error) {
-	begin := time.Now()
+func (m *masters) persist(ctx context.Context, begin time.Time, method rpc.Method, req, resp rpc.Message, d *desk, err error) (unsure bool, _ error) {
 	pause, hops := firstPause, 0
 	for {
 		if err != nil {
@@ -107,7 +108,7 @@ func (m *masters) judge(d *desk, method rpc.Method, err error, spent time.Durati
 		return true, m.follow(d, e.Primary)
 	case sluice.Unavailable:
 		if answered(err) {
-			return spent < answeredRetry, false
+			return spent < m.soon, false
 		}
 		m.leave(d)
 		return true, false

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"runtime"
 	"testing"
+	"time"
 
 	"github.com/sluicefs/sluice"
 	"github.com/sluicefs/sluice/internal/wire"
@@ -162,5 +163,19 @@ func TestFollow(t *testing.T) {
 	}
 	if n := f.count(wire.MethodMkdir); n != 1 || standby.asked.Load() != 1 {
 		t.Errorf("%d at the primary, %d at the standby, want 1 and 1", n, standby.asked.Load())
+	}
+}
+
+// TestAnsweredLate: what the master itself waited for in vain, such as a store up to its
+// mount's deadline, is not waited for a second time.
+func TestAnsweredLate(t *testing.T) {
+	f := newFake(t, 0, 0)
+	c := f.client(nil)
+	c.masters.soon = 10 * time.Millisecond
+	f.slow.Store(int64(20 * time.Millisecond))
+	_, err := c.Stat(t.Context(), "/", sluice.StatOptions{})
+	isKind(t, err, sluice.Unavailable)
+	if n := f.count(wire.MethodStat); n != 1 {
+		t.Errorf("the master was asked %d times", n)
 	}
 }
