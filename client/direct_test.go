@@ -85,7 +85,7 @@ func TestDirectSick(t *testing.T) {
 	f.write("/m/f", data)
 	i := f.files["/m/f"].info
 	i.Mount, i.Key, i.Store = 5, "f", string(o.Version)
-	f.mounts = []sluice.MountInfo{{Mount: sluice.Mount{ID: 5, Path: "/m", URI: "mem://m", Options: sluice.MountOptions{Direct: true, Timeout: 20 * time.Millisecond}}}}
+	f.mounts = []sluice.MountInfo{{Mount: sluice.Mount{ID: 5, Path: "/m", URI: "mem://m", Options: sluice.MountOptions{Direct: true}}}}
 	c := f.client(func(cfg *Config) { cfg.Stores = underfs.NewRegistry(driver) })
 	read := func() error {
 		h, err := c.Open(t.Context(), "/m/f", sluice.OpenOptions{})
@@ -105,6 +105,8 @@ func TestDirectSick(t *testing.T) {
 	if n := f.count(wire.MethodMounts); n != 1 {
 		t.Errorf("the mounts were asked for %d times, want once", n)
 	}
+	f.mounts[0].Options.Timeout = 20 * time.Millisecond
+	c.stores.forget()
 	mem.Inject(underfs.OpRead, underfstest.Fault{Hang: true})
 	err := read()
 	isKind(t, err, sluice.Unavailable)

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -269,9 +270,15 @@ func TestWriteNoRoom(t *testing.T) {
 
 // A writer that dies leaves nothing.
 func TestIdleUpload(t *testing.T) {
-	b := newBench(t, underfstest.Options{Local: true}, old, func(b *bench) { b.cfg.Idle = 50 * time.Millisecond })
+	var clock atomic.Int64 // stands still until the test moves it
+	clock.Store(int64(time.Hour))
+	b := newBench(t, underfstest.Options{Local: true}, old, func(b *bench) {
+		b.cfg.Idle = 50 * time.Millisecond
+		b.cfg.Boot = func() time.Duration { return time.Duration(clock.Load()) }
+	})
 	c := writeGrant(1, "k", sluice.CacheThrough)
 	b.writeAll(c, pattern(1, 5<<20), 1)
+	clock.Add(int64(time.Second))
 	b.until("the content is given up", func() bool { s := b.w.Stats(); return s.Discarded == 1 && s.Uploads == 0 && s.Store.Blocks == 0 })
 	if err := b.write(t.Context(), c, 5<<20, []byte("x")); !errors.Is(err, sluice.Stale) {
 		t.Errorf("%v, want kind stale", err)
