@@ -15,7 +15,10 @@ import (
 	"github.com/sluicefs/sluice/internal/master"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	cluster.UseMemory()
+	goleak.VerifyTestMain(m)
+}
 
 func put(t *testing.T, c *client.Client, p sluice.Path, data []byte, opts sluice.CreateOptions) {
 	t.Helper()

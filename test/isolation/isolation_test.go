@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -17,7 +16,6 @@ import (
 
 	toxiproxy "github.com/Shopify/toxiproxy/v2"
 	"go.uber.org/goleak"
-	"golang.org/x/sys/unix"
 
 	"github.com/sluicefs/sluice"
 	"github.com/sluicefs/sluice/client"
@@ -28,10 +26,7 @@ import (
 // TestMain puts all files into memory where it can: what is shown is waiting for a store and
 // not for this machine's disk, whose syncs take seconds while others use it.
 func TestMain(m *testing.M) {
-	const memory = "/dev/shm"
-	if unix.Access(memory, unix.W_OK) == nil {
-		os.Setenv("TMPDIR", memory)
-	}
+	cluster.UseMemory()
 	goleak.VerifyTestMain(m)
 }
 
