@@ -2,8 +2,12 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
+	"net"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/sluicefs/sluice/client"
@@ -61,12 +65,24 @@ func newClient(ctx context.Context, cfg config) (*client.Client, error) {
 	cc := client.Config{
 		Masters: client.Static(masters...), Token: cfg.Client.Token, Stores: stores(), Memory: int64(cfg.Client.Memory), Retry: cfg.Client.Retry,
 	}
-	if cfg.Auth.CA != "" {
-		tlsConfig, err := auth.TLSFiles{CA: cfg.Auth.CA}.Client()
-		if err != nil {
-			return nil, err
-		}
-		cc.TLS = tlsConfig
+	var err error
+	if cc.TLS, err = cfg.callTLS(masters); err != nil {
+		return nil, err
 	}
 	return client.New(ctx, cc)
+}
+
+// callTLS is how addresses are called, nil for plain TCP: with TLS where the authorities
+// are named, or an address lies beyond this machine and plaintext is not allowed. It is
+// the mirror of what listeners demand; sockets are never called with it.
+func (c *config) callTLS(addresses []string) (*tls.Config, error) {
+	beyond := slices.ContainsFunc(addresses, func(a string) bool {
+		host, _, err := net.SplitHostPort(a)
+		ip := net.ParseIP(host)
+		return !strings.HasPrefix(a, "unix:") && err == nil && host != "localhost" && (ip == nil || !ip.IsLoopback())
+	})
+	if c.Auth.CA == "" && (!beyond || c.Auth.Plaintext) {
+		return nil, nil
+	}
+	return auth.TLSFiles{CA: c.Auth.CA}.Client()
 }

@@ -31,7 +31,7 @@ type authConfig struct {
 	KeyFile   string   `koanf:"key_file" help:"The cluster's key. Servers prove that they have it; it seals secrets and signs tokens and grants. Made at the first start of a master where it is missing. Default: DATA/cluster.key."`
 	Cert      string   `koanf:"cert" help:"TLS certificate of this server (PEM). Required with listeners beyond loopback, unless plaintext is set."`
 	Key       string   `koanf:"key" help:"Private key of the certificate (PEM)."`
-	CA        string   `koanf:"ca" help:"Certificates that peers must chain to (PEM). Default: the system's."`
+	CA        string   `koanf:"ca" help:"Certificates that servers must chain to (PEM), for clients and workers. Without it addresses beyond loopback are checked against the system's, and loopback ones are called without TLS."`
 	Plaintext bool     `koanf:"plaintext" help:"Allow listeners beyond loopback without TLS, for the networks in trusted."`
 	Trusted   []string `koanf:"trusted" help:"Networks (CIDR) that plaintext listeners and those of metrics accept connections from. No wildcard default."`
 }

@@ -51,11 +51,12 @@ func TestScripts(t *testing.T) {
 			e.Setenv("SLUICE_WORKER_HTTP", "")
 			e.Setenv("SLUICE_WORKER_MEM_SIZE", "64MiB")
 			e.Setenv("HOME", e.WorkDir)
-			address, err := freeAddresses(1)
+			address, err := freeAddresses(2)
 			if err != nil {
 				return err
 			}
 			e.Setenv("HTTP", address[0])
+			e.Setenv("FREE", address[1])
 			e.Setenv("DOCS", docs)
 			e.Defer(func() {
 				if err := unmountBelow(filepath.Join(e.WorkDir, "d")); err != nil {
@@ -65,7 +66,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"ready": ready, "until": until, "fetch": fetch, "documented": documented, "s3": startS3, "nowhere": nowhere, "tour": tour,
+			"ready": ready, "until": until, "fetch": fetch, "documented": documented, "s3": startS3, "nowhere": nowhere, "tour": tour, "certs": certs,
 		},
 	})
 }

@@ -68,8 +68,13 @@ func (h *host) startWorker(ctx context.Context) (*worker.Worker, error) {
 	if err != nil {
 		return nil, err
 	}
+	masters := h.cfg.masters(h.cfg.Worker.Masters)
+	callTLS, err := h.cfg.callTLS(masters)
+	if err != nil {
+		return nil, err
+	}
 	w, err := worker.New(worker.Config{
-		Store: store, Stores: table, Masters: client.Static(h.cfg.masters(h.cfg.Worker.Masters)...), Keys: h.keys, Info: info,
+		Store: store, Stores: table, Masters: client.Static(masters...), RPC: rpc.ClientConfig{TLS: callTLS}, Keys: h.keys, Info: info,
 		MemoryPool: int64(h.cfg.Worker.Memory), Interval: h.cfg.Worker.Beat, Log: h.log.With("part", "worker"),
 	})
 	if err != nil {
@@ -251,7 +256,7 @@ func (h *host) nothingIsOnlyHere(ctx context.Context, set []tierConfig) error {
 		}
 	}
 	if n > 0 {
-		return fmt.Errorf("%d contents exist nowhere else and would be lost; start the cluster and `sluice fs persist` them, or repeat with --yes", n)
+		return fmt.Errorf("%d contents exist nowhere else and would be lost; start the cluster, see what they are with `sluice fs find / --cache-only`, and `persist` or `get` them; or repeat with --yes", n)
 	}
 	return nil
 }

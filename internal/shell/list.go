@@ -341,20 +341,19 @@ func (c *command) count() *cobra.Command {
 }
 
 func (c *command) find() *cobra.Command {
-	var name, kind string
-	var least, most int64
+	var want criteria
 	cmd := &cobra.Command{
 		Use: "find PATH", Short: "Print what matches, with everything below", Args: args(1, 1),
 		RunE: c.run(func(ctx context.Context, sys System, names []string) error {
-			if _, err := filepath.Match(name, ""); err != nil {
-				return &Usage{fmt.Errorf("--name %q is not a pattern: %w", name, err)}
+			if err := want.validate(); err != nil {
+				return err
 			}
 			return c.each(ctx, names, func(p sluice.Path) error {
 				for f, err := range sys.List(ctx, p, sluice.ListOptions{Recursive: true}) {
 					if err != nil {
 						return err
 					}
-					if !matches(f, name, kind, least, most) {
+					if !want.match(f) {
 						continue
 					}
 					if err := c.printEntry(f, p, false, false, true); err != nil {
@@ -365,23 +364,45 @@ func (c *command) find() *cobra.Command {
 			})
 		}),
 	}
-	cmd.Flags().StringVar(&name, "name", "", "the last component matches this pattern (*, ?, [a-z])")
-	cmd.Flags().StringVar(&kind, "type", "", "f (files), d (directories) or l (symlinks)")
-	cmd.Flags().Int64Var(&least, "min-size", 0, "files of at least so many bytes")
-	cmd.Flags().Int64Var(&most, "max-size", -1, "files of at most so many bytes")
+	cmd.Flags().StringVar(&want.name, "name", "", "the last component matches this pattern (*, ?, [a-z])")
+	cmd.Flags().StringVar(&want.kind, "type", "", "f (files), d (directories) or l (symlinks)")
+	cmd.Flags().Int64Var(&want.least, "min-size", 0, "files of at least so many bytes")
+	cmd.Flags().Int64Var(&want.most, "max-size", -1, "files of at most so many bytes")
+	cmd.Flags().BoolVar(&want.cacheOnly, "cache-only", false, "files whose bytes exist in the cache alone")
 	return cmd
 }
 
-func matches(f sluice.FileInfo, name, kind string, least, most int64) bool {
-	if name != "" {
-		if ok, _ := filepath.Match(name, f.Path.Name()); !ok {
+// criteria are what find looks for; all that are given must hold.
+type criteria struct {
+	name, kind  string
+	least, most int64
+	cacheOnly   bool
+}
+
+func (w *criteria) validate() error {
+	if _, err := filepath.Match(w.name, ""); err != nil {
+		return &Usage{fmt.Errorf("--name %q is not a pattern: %w", w.name, err)}
+	}
+	switch w.kind {
+	case "", "f", "d", "l":
+		return nil
+	}
+	return &Usage{fmt.Errorf("--type is f, d or l, not %q", w.kind)}
+}
+
+func (w *criteria) match(f sluice.FileInfo) bool {
+	if w.name != "" {
+		if ok, _ := filepath.Match(w.name, f.Path.Name()); !ok {
 			return false
 		}
 	}
 	letter := map[sluice.Type]string{sluice.File: "f", sluice.Directory: "d", sluice.Symlink: "l"}[f.Type]
-	if kind != "" && kind != letter {
+	if w.kind != "" && w.kind != letter {
 		return false
 	}
-	sized := least > 0 || most >= 0
-	return !sized || f.Type == sluice.File && f.Length >= least && (most < 0 || f.Length <= most)
+	if w.cacheOnly && (f.Type != sluice.File || f.Persistence != sluice.CacheOnly) {
+		return false
+	}
+	sized := w.least > 0 || w.most >= 0
+	return !sized || f.Type == sluice.File && f.Length >= w.least && (w.most < 0 || f.Length <= w.most)
 }
