@@ -14,6 +14,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -59,8 +60,10 @@ func TestScripts(t *testing.T) {
 			e.Setenv("FREE", address[1])
 			e.Setenv("DOCS", docs)
 			e.Defer(func() {
-				if err := unmountBelow(filepath.Join(e.WorkDir, "d")); err != nil {
-					t.Errorf("clear: %v", err)
+				for _, dir := range []string{"d", "w", ".sluice"} { // as the scripts name them
+					if err := unmountBelow(filepath.Join(e.WorkDir, dir)); err != nil {
+						t.Errorf("clear: %v", err)
+					}
 				}
 			})
 			return nil
@@ -191,7 +194,10 @@ func tour(ts *testscript.TestScript, _ bool, _ []string) {
 	cmd.Dir = root
 	cmd.Env = append(scriptEnviron(ts), "SLUICE_WORKER_MEM_SIZE=64MiB")
 	cmd.Stdout, cmd.Stderr = ts.Stdout(), ts.Stderr()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.WaitDelay = time.Second // what it left running holds the output
 	if err := cmd.Run(); err != nil {
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // what it left running, if anything
 		ts.Fatalf("the tour: %v", err)
 	}
 }
