@@ -86,7 +86,8 @@ func metricsPage() string {
 
 ` + "`http://127.0.0.1:7480`" + ` (a master, or ` + "`sluice up`" + `) and ` + "`http://127.0.0.1:7481`" + ` (a worker) answer ` + "`/metrics`" + ` (Prometheus), ` + "`/health/live`" + `,
 ` + "`/health/ready`" + ` (503 with the reason while it cannot serve) and, on loopback, ` + "`/debug/pprof/`" + `. Besides these there are the usual figures of Go and the
-process. Logs are structured lines on standard error (` + "`log.format: json`" + `). Secrets appear nowhere.
+process. Listeners beyond loopback (` + "`master.http`, `worker.http`" + `) answer the networks in
+` + "`auth.trusted`" + ` only. Logs are structured lines on standard error (` + "`log.format: json`" + `). Secrets appear nowhere.
 
 | metric | kind | meaning |
 |---|---|---|
