@@ -33,8 +33,9 @@ func (p *program) connect(ctx context.Context) (shell.System, func(), error) {
 	return c, release, nil
 }
 
-// startTime is how long a command waits for a master that was started a moment before it.
-const startTime = 2 * time.Second
+// startTime is how long a command waits for a master that was started a moment before it,
+// on a machine that is busy.
+const startTime = 5 * time.Second
 
 // waitForSocket waits until the socket of a master is there, at most for patience. A
 // socket that nobody answers on is the client's to repeat on.
