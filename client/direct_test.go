@@ -62,7 +62,9 @@ func TestDirect(t *testing.T) {
 	_, err = h.ReadAt(t.Context(), p, 3<<20)
 	isKind(t, err, sluice.Changed)
 	// A mount that does not allow it is not read.
+	f.mu.Lock()
 	f.mounts[0].Options.Direct = false
+	f.mu.Unlock()
 	put(data)
 	other := f.client(func(cfg *Config) { cfg.Stores, cfg.Retry = registry, time.Millisecond })
 	h2, err := other.Open(t.Context(), "/m/f", sluice.OpenOptions{})
@@ -105,7 +107,9 @@ func TestDirectSick(t *testing.T) {
 	if n := f.count(wire.MethodMounts); n != 1 {
 		t.Errorf("the mounts were asked for %d times, want once", n)
 	}
+	f.mu.Lock()
 	f.mounts[0].Options.Timeout = 20 * time.Millisecond
+	f.mu.Unlock()
 	c.stores.forget()
 	mem.Inject(underfs.OpRead, underfstest.Fault{Hang: true})
 	err := read()

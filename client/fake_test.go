@@ -177,6 +177,8 @@ func (f *fake) answer(ctx context.Context, r *rpc.Request) (rpc.Message, error) 
 	case wire.MethodOpen:
 		return read(r, new(wire.OpenRequest), f.open, &f.mu)
 	case wire.MethodMounts:
+		f.mu.Lock()
+		defer f.mu.Unlock()
 		return &wire.MountsAnswer{Mounts: wire.Map(f.mounts, wire.FromMountInfo)}, nil
 	case wire.MethodMkdir:
 		return change(f, r, new(wire.MkdirRequest), func(q *wire.MkdirRequest) (rpc.Message, error) {

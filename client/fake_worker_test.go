@@ -164,7 +164,7 @@ func (w *fakeWorker) openBlock(r *rpc.Request) (rpc.Message, error) {
 	if err != nil {
 		return nil, err
 	}
-	w.f.t.Cleanup(func() { f.Close() }) // it is passed after this has returned
+	defer f.Close() // what is passed is a duplicate
 	a := &wire.OpenBlockAnswer{Boot: 1, Life: life, Length: int64(len(data)), Pages: make([]byte, (len(data)/sluice.PageSize+8)/8)}
 	file := bytes.Clone(data)
 	for i := 0; i*sluice.PageSize < len(data); i++ {
