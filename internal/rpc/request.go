@@ -61,6 +61,10 @@ func (r *Request) RecvLen() int { return int(r.room) }
 // kept beyond Serve: what a handler holds for its caller can end with it.
 func (r *Request) Over() <-chan struct{} { return r.c.quit }
 
+// Stopping returns a channel that is closed when the server begins to shut down: a
+// request that waits for something to happen is to be answered then.
+func (r *Request) Stopping() <-chan struct{} { return r.c.server.quit }
+
 // PassFile passes a descriptor of f with the answer. It takes a duplicate: f is the
 // handler's to close when PassFile returns. Kind Unsupported: the peer is not on a unix
 // socket; Unavailable: the process has no descriptor left.

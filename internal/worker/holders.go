@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -226,6 +227,9 @@ func (w *Worker) recall(ctx context.Context, r *rpc.Request) (rpc.Message, error
 	case <-ctx.Done():
 		x.leave(h, poll)
 		return nil, sluice.Wrap("", "", ctx.Err())
+	case <-r.Stopping():
+		x.leave(h, poll)
+		return nil, errStopping()
 	case <-w.alive.Done():
 		return nil, errStopping()
 	}
@@ -252,6 +256,7 @@ func (x *holders) attend(q *wire.RecallRequest, conn <-chan struct{}) (*holder, 
 				h.wanted = append(h.wanted, n)
 			}
 		}
+		slices.Sort(h.wanted)
 	}
 	h.wake() // the request before this one
 	h.poll = poll
