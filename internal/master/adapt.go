@@ -168,9 +168,19 @@ func (m *Master) expireTTL(ctx context.Context) error {
 		if err := m.notices.publish(ctx, a.Changed); err != nil {
 			return err
 		}
-		m.dropCached(&info)
+		if m.spare(&info) {
+			m.dropCached(&info)
+		}
 	}
 	return nil
+}
+
+// spare says whether the blocks of a file whose time has passed may go: it is gone
+// itself, or the store has its bytes and nobody pinned them. What is in workers only
+// stays, like what a store has not removed yet.
+func (m *Master) spare(info *sluice.FileInfo) bool {
+	rest, there := m.state.FileByID(info.ID)
+	return !there || rest.Persistence == sluice.Persisted && !rest.Pinned
 }
 
 // dropCached tells the workers to let go of a file's blocks.
