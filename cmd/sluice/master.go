@@ -10,12 +10,21 @@ import (
 	"github.com/sluicefs/sluice/internal/master"
 	"github.com/sluicefs/sluice/internal/rpc"
 	"github.com/sluicefs/sluice/underfs"
+	"github.com/sluicefs/sluice/underfs/hdfs"
 	"github.com/sluicefs/sluice/underfs/local"
 	"github.com/sluicefs/sluice/underfs/s3"
+	"github.com/sluicefs/sluice/underfs/webhdfs"
 )
 
 // stores are the drivers this binary has.
-func stores() *underfs.Registry { return underfs.NewRegistry(local.Driver{}, s3.Driver{}) }
+func stores() *underfs.Registry {
+	return underfs.NewRegistry(
+		local.Driver{},
+		s3.Driver{},
+		hdfs.Driver{},
+		webhdfs.Driver{},
+	)
+}
 
 func (p *program) master() *cobra.Command {
 	return &cobra.Command{

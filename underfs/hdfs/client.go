@@ -131,74 +131,6 @@ func (c *client) close() {
 	_ = c.Client.Close() // its connection is closed already, which is all it could say
 }
 
-// wire is a connection that the library was given. When it is broken, reads fail; writes to
-// a data node are swallowed. The library's block writer ends its goroutines only after its
-// last write succeeded, and learns of the failure from the acknowledgement it then waits
-// for; writes to a name node fail, which makes the library turn to the next one.
-type wire struct {
-	net.Conn
-	c      *client
-	data   bool
-	broken atomic.Bool
-}
-
-// Close implements net.Conn.
-func (w *wire) Close() error {
-	w.c.mu.Lock()
-	w.c.conns = slices.DeleteFunc(w.c.conns, func(o *wire) bool { return o == w })
-	w.c.mu.Unlock()
-	return w.Conn.Close()
-}
-
-// fail breaks the connection.
-func (w *wire) fail() {
-	w.broken.Store(true)
-	w.Conn.Close()
-}
-
-// Read implements net.Conn.
-func (w *wire) Read(p []byte) (int, error) {
-	if w.broken.Load() {
-		return 0, errDropped
-	}
-	n, err := w.Conn.Read(p)
-	if err != nil {
-		w.broken.Store(true)
-		if !w.data {
-			w.c.lost.Store(true)
-		}
-	}
-	return n, err
-}
-
-// Write implements net.Conn.
-func (w *wire) Write(p []byte) (int, error) {
-	if !w.broken.Load() {
-		n, err := w.Conn.Write(p)
-		if err == nil {
-			return n, nil
-		}
-		w.fail()
-		if !w.data {
-			w.c.lost.Store(true)
-			return n, err
-		}
-	}
-	if w.data {
-		return len(p), nil
-	}
-	return 0, errDropped
-}
-
-// SetDeadline implements net.Conn. The library sets none, but clears the one that is not
-// there, which must not fail on a connection that broke.
-func (w *wire) SetDeadline(t time.Time) error {
-	if w.broken.Load() {
-		return nil
-	}
-	return w.Conn.SetDeadline(t)
-}
-
 // clients is the pool of a mount.
 type clients struct {
 	opts      hdfs.ClientOptions
@@ -311,6 +243,13 @@ func (p *clients) Close() {
 		c.idle.Stop()
 		p.forget(c)
 	}
+}
+
+// isDead says whether the client was given up.
+func (c *client) isDead() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.dead
 }
 
 // dropped says whether the client was given up or lost a connection to a data node.
