@@ -61,12 +61,14 @@ func write(t *testing.T, s underfs.Store, key underfs.Key, data []byte) underfs.
 // put writes an object.
 func put(t *testing.T, s underfs.Store, key underfs.Key, data []byte) underfs.Object {
 	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
 	u := write(t, s, key, data)
-	_, err := u.Prepare(t.Context())
+	_, err := u.Prepare(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
-	o, err := u.Commit(t.Context(), underfs.Condition{})
+	o, err := u.Commit(ctx, underfs.Condition{})
 	if err != nil {
 		t.Fatal(err)
 	}

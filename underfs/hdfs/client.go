@@ -34,6 +34,7 @@ type client struct {
 	ctx   context.Context // guarded by mu; of the call under way, for dialling; nil between calls
 	conns []*wire         // guarded by mu
 	dead  bool            // guarded by mu; nothing is dialled any more
+	last  message         // guarded by mu; the CompleteRequestProto of the file being closed
 	lost  atomic.Bool     // a connection broke: not for the next file
 }
 
@@ -243,6 +244,25 @@ func (p *clients) Close() {
 		c.idle.Stop()
 		p.forget(c)
 	}
+}
+
+// noteClose keeps the request that closes a file, the first one: it names the last block,
+// which the library leaves out when it is asked to close again.
+func (c *client) noteClose(request message) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.last == nil {
+		c.last = request
+	}
+}
+
+// takeClose returns the request that closes the file, and forgets it.
+func (c *client) takeClose() message {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	m := c.last
+	c.last = nil
+	return m
 }
 
 // isDead says whether the client was given up.

@@ -163,28 +163,36 @@ func (w *writer) Write(ctx context.Context, p []byte) error {
 	return inTime(ctx, err)
 }
 
-// Finish implements namenode.Writer. A file is closed when its last block has as many
-// replicas as HDFS wants at the least; until then the library says "replication in
-// progress".
+// Finish implements namenode.Writer.
 func (w *writer) Finish(ctx context.Context) error {
-	unbind := w.c.bind(ctx)
-	wait := closeFirst
-	for {
-		err := w.f.Close()
-		if err == nil {
-			unbind()
-			w.d.clients.put(w.c)
-			w.c = nil
-			return nil
+	if err := w.finish(ctx); err != nil {
+		return inTime(ctx, err)
+	}
+	w.d.clients.put(w.c)
+	w.c = nil
+	return nil
+}
+
+// finish closes the file. That is done when its blocks have as many replicas as HDFS wants
+// at the least; until then the name node says no, and the library "replication in
+// progress". Asked to close once more the library leaves out the last block, which may
+// then never be committed; so the request is repeated as it was.
+func (w *writer) finish(ctx context.Context) error {
+	defer w.c.bind(ctx)()
+	err := w.f.Close()
+	request := w.c.takeClose()
+	if !hdfs.IsErrReplicating(err) {
+		return err
+	}
+	for wait := closeFirst; ; wait = min(2*wait, closeLonger) {
+		pause(ctx, wait)
+		resp, err := w.d.node.call(ctx, "complete", request, false)
+		if err != nil {
+			return err
 		}
-		if hdfs.IsErrReplicating(err) {
-			pause(ctx, wait)
+		if done, err := num(resp, 1); err != nil || done != 0 {
+			return err
 		}
-		if !hdfs.IsErrReplicating(err) || ctx.Err() != nil {
-			unbind()
-			return inTime(ctx, err)
-		}
-		wait = min(2*wait, closeLonger)
 	}
 }
 

@@ -120,7 +120,7 @@ func (b *baseline) Get(_ context.Context, key underfs.Key, w io.Writer) (int64, 
 
 // Put implements underfs.Baseline: what was there is removed, since the library does not
 // replace.
-func (b *baseline) Put(_ context.Context, key underfs.Key, r io.Reader, _ int64) error {
+func (b *baseline) Put(ctx context.Context, key underfs.Key, r io.Reader, _ int64) error {
 	name := path.Join(b.set.top, string(key))
 	if err := b.c.RemoveAll(name); err != nil {
 		return b.fail("put", key, err)
@@ -134,15 +134,17 @@ func (b *baseline) Put(_ context.Context, key underfs.Key, r io.Reader, _ int64)
 		return b.fail("put", key, err)
 	}
 	_, err = io.Copy(f, r)
-	for {
-		err2 := f.Close()
-		if hdfs.IsErrReplicating(err2) {
-			pause(context.Background(), closeFirst)
-			continue
-		}
-		return b.fail("put", key, cmp.Or(err, err2))
+	err2 := f.Close()
+	for tries := 0; hdfs.IsErrReplicating(err2) && tries < baselineCloses; tries++ {
+		pause(ctx, closeFirst)
+		err2 = f.Close()
 	}
+	return b.fail("put", key, cmp.Or(err, err2))
 }
+
+// baselineCloses is how often the library is asked to close a file: it may never succeed,
+// see writer.finish.
+const baselineCloses = 1000
 
 // Close implements underfs.Baseline.
 func (b *baseline) Close() error { return b.fail("close", "", b.c.Close()) }

@@ -1,10 +1,12 @@
 package hdfs
 
 import (
+	"bytes"
 	"encoding/binary"
 	"io"
 	"net"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -27,9 +29,10 @@ type wire struct {
 	broken atomic.Bool
 
 	// Of a name node's connection, which carries one call at a time.
-	call   int32  // number of the call that was sent last
-	asked  bool   // a call was sent and its answer not yet read
-	answer []byte // what is left of the answer that is being read
+	call    int32  // number of the call that was sent last
+	asked   bool   // a call was sent and its answer not yet read
+	request []byte // that call, for sending it again
+	answer  []byte // what is left of the answer that is being read
 }
 
 // fail breaks the connection.
@@ -65,7 +68,7 @@ func (w *wire) Read(p []byte) (int, error) {
 func (w *wire) readAnswer(p []byte) (int, error) {
 	if len(w.answer) == 0 {
 		var err error
-		if w.answer, err = w.packet(); err != nil {
+		if w.answer, err = w.settled(); err != nil {
 			w.broken.Store(true)
 			w.c.lost.Store(true)
 			if !w.asked || w.c.isDead() {
@@ -79,6 +82,38 @@ func (w *wire) readAnswer(p []byte) (int, error) {
 	n := copy(p, w.answer)
 	w.answer = w.answer[n:]
 	return n, nil
+}
+
+// settled reads the answer to the call. A block that cannot be added yet, because the data
+// nodes have not reported the one before, is asked for again, as every other client does;
+// the library would give up the file.
+func (w *wire) settled() ([]byte, error) {
+	for wait := firstWait; ; wait = min(2*wait, time.Second) {
+		answer, err := w.packet()
+		if err != nil || !w.asked || !tooEarly(answer) {
+			return answer, err
+		}
+		w.c.mu.Lock()
+		ctx := w.c.ctx
+		w.c.mu.Unlock()
+		if ctx == nil || ctx.Err() != nil {
+			return answer, nil
+		}
+		pause(ctx, wait)
+		if _, err := w.Conn.Write(w.request); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// tooEarly says whether an answer is the exception that asks for patience.
+func tooEarly(answer []byte) bool {
+	header, n := protowire.ConsumeBytes(answer[4:])
+	if n < 0 {
+		return false
+	}
+	class, _, _ := sub(header, 4)
+	return strings.HasSuffix(string(class), ".NotReplicatedYetException")
 }
 
 // packet reads one packet with its length.
@@ -121,8 +156,8 @@ func (w *wire) Write(p []byte) (int, error) {
 	return 0, errDropped
 }
 
-// note keeps the number of a call. The library writes a call at once; what else it writes,
-// when it connects, has no number or that of the connection context.
+// note keeps a call, and what closes a file. The library writes a call at once; what else
+// it writes, when it connects, has no number or that of the connection context.
 func (w *wire) note(p []byte) {
 	if len(p) < 4 || string(p[:4]) == "hrpc" {
 		return
@@ -132,8 +167,20 @@ func (w *wire) note(p []byte) {
 		return
 	}
 	id, err := num(header, 3)
-	if call := int32(protowire.DecodeZigZag(id)); err == nil && call != contextCall {
-		w.call, w.asked = call, true
+	call := int32(protowire.DecodeZigZag(id))
+	if err != nil || call == contextCall {
+		return
+	}
+	w.call, w.asked, w.request = call, true, bytes.Clone(p)
+	head, m := protowire.ConsumeBytes(p[4+n:])
+	if m < 0 {
+		return
+	}
+	if method, _, _ := sub(head, 1); string(method) == "complete" {
+		body, k := protowire.ConsumeBytes(w.request[4+n+m:])
+		if k >= 0 {
+			w.c.noteClose(body)
+		}
 	}
 }
 
