@@ -9,9 +9,11 @@ import (
 
 	"github.com/sluicefs/sluice"
 	"github.com/sluicefs/sluice/underfs"
+	"github.com/sluicefs/sluice/underfs/hdfs"
 	"github.com/sluicefs/sluice/underfs/local"
 	"github.com/sluicefs/sluice/underfs/s3"
 	"github.com/sluicefs/sluice/underfs/underfstest"
+	"github.com/sluicefs/sluice/underfs/webhdfs"
 )
 
 func TestRegistryOpen(t *testing.T) {
@@ -90,7 +92,7 @@ func TestResolve(t *testing.T) {
 }
 
 func TestEverySettingIsDocumented(t *testing.T) {
-	for _, d := range []underfs.Driver{local.Driver{}, s3.Driver{}, &underfstest.Driver{}} {
+	for _, d := range []underfs.Driver{local.Driver{}, s3.Driver{}, hdfs.Driver{}, webhdfs.Driver{}, &underfstest.Driver{}} {
 		for _, s := range d.Settings() {
 			if s.Name == "" || s.Help == "" {
 				t.Errorf("%v: setting %+v has no name or help", d.Schemes(), s)

@@ -36,6 +36,7 @@ type client struct {
 	dead  bool            // guarded by mu; nothing is dialled any more
 	last  message         // guarded by mu; the CompleteRequestProto of the file being closed
 	lost  atomic.Bool     // a connection broke: not for the next file
+	once  sync.Once       // of the library's Close, which does not bear a second
 }
 
 // newClient connects to the first of addresses that can be reached.
@@ -129,7 +130,7 @@ func (c *client) release() {
 // close ends the client.
 func (c *client) close() {
 	c.interrupt()
-	_ = c.Client.Close() // its connection is closed already, which is all it could say
+	c.once.Do(func() { _ = c.Client.Close() }) // its connection is closed already, which is all it could say
 }
 
 // clients is the pool of a mount.
@@ -238,7 +239,7 @@ func (p *clients) Close() {
 	}
 	p.mu.Unlock()
 	for _, c := range busy {
-		c.interrupt() // whoever has it gives it back
+		c.close() // what it does fails, and whoever has it gives it back
 	}
 	for _, c := range idle {
 		c.idle.Stop()

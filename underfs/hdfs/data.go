@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
+	"sync"
 	"syscall"
 	"time"
 
@@ -27,13 +30,40 @@ type data struct {
 	node    *node
 	clients *clients
 	set     settings
+
+	mu      sync.Mutex
+	writers map[*writer]bool // guarded by mu; those that were neither finished nor aborted
 }
 
-// Close implements namenode.Data.
+// newData makes a data over the name nodes of n.
+func newData(n *node, set settings) *data {
+	return &data{node: n, set: set, writers: make(map[*writer]bool), clients: &clients{
+		opts: set.options, addresses: n.conns.addresses, dial: set.dial, all: make(map[*client]bool),
+	}}
+}
+
+// Close implements namenode.Data. Writers that nobody ended are aborted.
 func (d *data) Close() error {
 	d.clients.Close()
 	d.node.conns.Close()
+	d.mu.Lock()
+	left := slices.Collect(maps.Keys(d.writers))
+	d.mu.Unlock()
+	for _, w := range left {
+		w.Abort()
+	}
 	return nil
+}
+
+// note keeps w among the open writers, or forgets it.
+func (d *data) note(w *writer, open bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if open {
+		d.writers[w] = true
+	} else {
+		delete(d.writers, w)
+	}
 }
 
 // Open implements namenode.Data. The library asks for the status and for the blocks; a
@@ -123,14 +153,17 @@ func (d *data) Create(ctx context.Context, path string, mode sluice.Mode) (namen
 		w.Abort()
 		return nil, inTime(ctx, err)
 	}
+	d.note(w, true)
 	return w, nil
 }
 
 // writer writes one file by a client of its own.
 type writer struct {
 	d *data
-	c *client // nil after Abort
-	f *hdfs.FileWriter
+
+	mu sync.Mutex // held during each call: the store may be closed meanwhile
+	c  *client    // guarded by mu; nil after Finish and Abort
+	f  *hdfs.FileWriter
 }
 
 // create makes the file.
@@ -155,6 +188,11 @@ func (w *writer) create(path string, mode sluice.Mode) error {
 
 // Write implements namenode.Writer.
 func (w *writer) Write(ctx context.Context, p []byte) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.c == nil {
+		return translate(errClosed)
+	}
 	defer w.c.bind(ctx)()
 	_, err := w.f.Write(p)
 	if err == nil && w.c.dropped() {
@@ -165,19 +203,30 @@ func (w *writer) Write(ctx context.Context, p []byte) error {
 
 // Finish implements namenode.Writer.
 func (w *writer) Finish(ctx context.Context) error {
-	if err := w.finish(ctx); err != nil {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.c == nil {
+		return translate(errClosed)
+	}
+	if err := w.finishLocked(ctx); err != nil {
 		return inTime(ctx, err)
 	}
-	w.d.clients.put(w.c)
-	w.c = nil
+	w.endLocked()
 	return nil
 }
 
-// finish closes the file. That is done when its blocks have as many replicas as HDFS wants
+// endLocked gives the client back.
+func (w *writer) endLocked() {
+	w.d.clients.put(w.c)
+	w.c = nil
+	w.d.note(w, false)
+}
+
+// finishLocked closes the file. That is done when its blocks have as many replicas as HDFS wants
 // at the least; until then the name node says no, and the library "replication in
 // progress". Asked to close once more the library leaves out the last block, which may
 // then never be committed; so the request is repeated as it was.
-func (w *writer) finish(ctx context.Context) error {
+func (w *writer) finishLocked(ctx context.Context) error {
 	defer w.c.bind(ctx)()
 	err := w.f.Close()
 	request := w.c.takeClose()
@@ -198,6 +247,8 @@ func (w *writer) finish(ctx context.Context) error {
 
 // Abort implements namenode.Writer.
 func (w *writer) Abort() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if w.c == nil {
 		return
 	}
@@ -205,8 +256,7 @@ func (w *writer) Abort() {
 	if w.f != nil {
 		_ = w.f.Close() // fails, and ends the library's goroutines; the file is the caller's to delete
 	}
-	w.d.clients.put(w.c)
-	w.c = nil
+	w.endLocked()
 }
 
 // inTime is translate, with the end of ctx as the cause where that is what broke it.

@@ -20,7 +20,7 @@ func mover(t *testing.T, hosts ...string) *data {
 	t.Helper()
 	set := settings{hosts: hosts, user: "me", dial: dialer(nil), replication: 1, block: 1 << 20, options: hdfs.ClientOptions{User: "me"}}
 	n := newNode(set)
-	d := &data{node: n, set: set, clients: &clients{opts: set.options, addresses: n.conns.addresses, dial: set.dial, all: make(map[*client]bool)}}
+	d := newData(n, set)
 	t.Cleanup(func() { d.Close() })
 	return d
 }

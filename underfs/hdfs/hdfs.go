@@ -57,11 +57,8 @@ func (d Driver) Open(cfg underfs.Config) (underfs.Store, error) {
 		return nil, err
 	}
 	n := newNode(set)
-	moves := &data{node: n, set: set, clients: &clients{
-		opts: set.options, addresses: n.conns.addresses, dial: set.dial, all: make(map[*client]bool),
-	}}
 	return namenode.New(namenode.Config{
-		Top: set.top, Node: n, Data: moves, Plain: plain,
+		Top: set.top, Node: n, Data: newData(n, set), Plain: plain,
 		Advice: "set the property webhdfs, so that it is read by WebHDFS, or mount it by webhdfs://",
 	}), nil
 }
@@ -143,7 +140,7 @@ func (b *baseline) Put(ctx context.Context, key underfs.Key, r io.Reader, _ int6
 }
 
 // baselineCloses is how often the library is asked to close a file: it may never succeed,
-// see writer.finish.
+// see writer.finishLocked.
 const baselineCloses = 1000
 
 // Close implements underfs.Baseline.

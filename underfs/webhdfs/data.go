@@ -100,7 +100,8 @@ func (c *client) Create(ctx context.Context, path string, mode sluice.Mode) (nam
 	}
 	r, w := io.Pipe()
 	life, cancel := context.WithCancel(context.Background())
-	u := &writer{pipe: w, cancel: cancel}
+	u := &writer{c: c, pipe: w, cancel: cancel}
+	c.note(u, true)
 	u.done.Go(func() {
 		resp, err := c.send(life, http.MethodPut, addr, r)
 		if err == nil {
@@ -115,11 +116,23 @@ func (c *client) Create(ctx context.Context, path string, mode sluice.Mode) (nam
 	return u, nil
 }
 
+// note keeps w among the open writers, or forgets it.
+func (c *client) note(w *writer, open bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if open {
+		c.writers[w] = true
+	} else {
+		delete(c.writers, w)
+	}
+}
+
 // errEnded is what a write gets after the data node ended the request by itself.
 var errEnded = errors.New("the data node answered before the file had ended")
 
 // writer is a PUT under way.
 type writer struct {
+	c      *client
 	pipe   *io.PipeWriter
 	cancel context.CancelFunc
 	done   sync.WaitGroup
@@ -143,6 +156,7 @@ func (w *writer) Finish(ctx context.Context) error {
 	defer stop()
 	w.pipe.Close()
 	w.done.Wait()
+	w.c.note(w, false)
 	return w.blame(ctx, w.err)
 }
 
@@ -162,4 +176,5 @@ func (w *writer) Abort() {
 	w.cancel()
 	w.pipe.CloseWithError(context.Canceled)
 	w.done.Wait()
+	w.c.note(w, false)
 }

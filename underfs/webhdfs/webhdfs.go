@@ -18,6 +18,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -28,6 +29,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/sluicefs/sluice"
@@ -86,11 +88,14 @@ type client struct {
 	query     url.Values // what every request says of who asks
 	create    url.Values // what CREATE says of blocks
 	transport *http.Transport
+
+	mu      sync.Mutex
+	writers map[*writer]bool // guarded by mu; those that were neither finished nor aborted
 }
 
 // client reads and checks cfg.
 func (d Driver) client(cfg underfs.Config) (*client, error) {
-	c := &client{scheme: "http", query: url.Values{}, create: url.Values{}}
+	c := &client{scheme: "http", query: url.Values{}, create: url.Values{}, writers: make(map[*writer]bool)}
 	scheme, rest, _ := strings.Cut(cfg.URI, "://")
 	port := "9870"
 	switch scheme {
@@ -227,8 +232,14 @@ func newHosts(authority, port string) (*hosts, error) {
 	return h, nil
 }
 
-// Close implements namenode.Data.
+// Close implements namenode.Data. Writers that nobody ended are aborted.
 func (c *client) Close() error {
+	c.mu.Lock()
+	left := slices.Collect(maps.Keys(c.writers))
+	c.mu.Unlock()
+	for _, w := range left {
+		w.Abort()
+	}
 	c.transport.CloseIdleConnections()
 	return nil
 }

@@ -191,6 +191,29 @@ func TestTwoSteps(t *testing.T) {
 	}
 }
 
+// A store that is closed leaves no request behind, though nobody ended its upload.
+func TestCloseEndsWriters(t *testing.T) {
+	s := &servers{t: t}
+	data := s.start(func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) })
+	names := s.start(func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, data.URL+"/x?op=CREATE", http.StatusTemporaryRedirect)
+	})
+	c := connect(t, names)
+	w, err := c.Create(t.Context(), "/f", 0o644)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Write(t.Context(), []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Write(t.Context(), []byte("y")); err == nil {
+		t.Error("a write after the store was closed succeeded")
+	}
+}
+
 // A data node that refuses in mid-body ends the upload with its reason.
 func TestRefusedWrite(t *testing.T) {
 	s := &servers{t: t}
