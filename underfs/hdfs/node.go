@@ -168,7 +168,7 @@ func (n *node) list(ctx context.Context, path, after string, located bool) (page
 func (n *node) Mkdirs(ctx context.Context, path string, mode sluice.Mode) error {
 	_, err := n.call(ctx, "mkdirs", message(nil).text(1, path).text(2, perm(mode)).flag(3, true), true)
 	if errors.Is(err, sluice.Exists) { // a file lies there
-		err = &sluice.Error{Kind: sluice.NotDirectory, Err: err}
+		err = namenode.Rekind("", sluice.NotDirectory, err)
 	}
 	return err
 }

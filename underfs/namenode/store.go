@@ -81,7 +81,7 @@ func (s *Store) target(ctx context.Context, op string, key underfs.Key) error {
 	}
 	err := s.begin(ctx, op, key)
 	if errors.Is(err, sluice.NotFound) {
-		err = &sluice.Error{Op: op, Kind: sluice.Invalid, Err: err}
+		err = Rekind(op, sluice.Invalid, err)
 	}
 	return err
 }
@@ -104,6 +104,12 @@ func fail(op string, key underfs.Key, err error) error {
 		return underfs.Fail(op, key, e.Kind, e.Err)
 	}
 	return underfs.Fail(op, key, KindOf(err), err)
+}
+
+// Rekind returns err as one of another kind. The kind it had is no longer in its chain,
+// where callers that ask errors.Is would find it.
+func Rekind(op string, kind sluice.Kind, err error) error {
+	return &sluice.Error{Op: op, Kind: kind, Err: errors.New(err.Error())}
 }
 
 // isDirKey says whether a key is that of a directory.

@@ -193,12 +193,42 @@ func TestCommitAgain(t *testing.T) {
 		return nil
 	}
 	_, err = u.Commit(t.Context(), underfs.Condition{Absent: true})
-	if !errors.Is(err, sluice.UnknownOutcome) {
+	if !errors.Is(err, sluice.UnknownOutcome) || errors.Is(err, sluice.Unavailable) {
 		t.Fatalf("a commit whose result cannot be looked at: %v, want kind unknown outcome", err)
 	}
 	o, err := s.Complete(t.Context(), "d/f", p, underfs.Condition{Absent: true})
 	if err != nil || o.Length != 5 {
 		t.Errorf("the same commit again: %+v, %v", o, err)
+	}
+}
+
+// A rename into an encryption zone is refused for good, and not tried for ever.
+func TestEncryptionZone(t *testing.T) {
+	m := newMemory()
+	s := open(m)
+	m.add("/zone", Status{Dir: true, Encrypted: true})
+	m.add("/f", Status{})
+	u, err := s.Create(t.Context(), "zone/f", underfs.CreateOptions{Length: 0})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := u.Prepare(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	m.fault = func(op, _ string) error {
+		if op == "rename" {
+			return kind(sluice.Unavailable) // an IOException
+		}
+		return nil
+	}
+	if _, err := u.Commit(t.Context(), underfs.Condition{}); !errors.Is(err, sluice.Unsupported) || errors.Is(err, sluice.Unavailable) {
+		t.Errorf("commit into an encryption zone: %v, want kind unsupported", err)
+	}
+	if _, err := s.Rename(t.Context(), "f", "zone/g", underfs.Condition{}); !errors.Is(err, sluice.Unsupported) {
+		t.Errorf("rename into an encryption zone: %v, want kind unsupported", err)
+	}
+	if _, err := s.Rename(t.Context(), "f", "g", underfs.Condition{}); !errors.Is(err, sluice.Unavailable) {
+		t.Errorf("another rename: %v, want kind unavailable", err)
 	}
 }
 

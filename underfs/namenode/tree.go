@@ -55,7 +55,7 @@ func (s *Store) Mkdir(ctx context.Context, key underfs.Key, m sluice.Mode) (unde
 		}
 	}
 	if err != nil {
-		return underfs.Object{}, underfs.Fail("mkdir", key, sluice.UnknownOutcome, err)
+		return underfs.Object{}, Rekind("mkdir", sluice.UnknownOutcome, err)
 	}
 	return object(key, &st), nil
 }
@@ -87,9 +87,9 @@ func (s *Store) Rename(ctx context.Context, from, to underfs.Key, cond underfs.C
 	if err := s.move(ctx, from, to, cond.Version != ""); err != nil {
 		return underfs.Object{}, fail("rename", from, err)
 	}
-	if st, err = s.cfg.Node.Stat(ctx, s.path(to)); err != nil {
-		return underfs.Object{}, underfs.Fail("rename", to, sluice.UnknownOutcome, err)
-	}
+	if after, err := s.cfg.Node.Stat(ctx, s.path(to)); err == nil {
+		st = after
+	} // else it is what it was: a rename changes nothing but the name
 	return object(to, &st), nil
 }
 
@@ -97,7 +97,7 @@ func (s *Store) Rename(ctx context.Context, from, to underfs.Key, cond underfs.C
 func (s *Store) move(ctx context.Context, from, to underfs.Key, overwrite bool) error {
 	err := s.cfg.Node.Rename(ctx, s.path(from), s.path(to), overwrite)
 	if !errors.Is(err, sluice.NotFound) {
-		return err
+		return s.explain(ctx, to, err)
 	}
 	if _, err := s.cfg.Node.Stat(ctx, s.path(from)); err != nil {
 		return err

@@ -239,7 +239,7 @@ func (s *Store) Complete(ctx context.Context, key underfs.Key, p sluice.Prepared
 	st, err := s.cfg.Node.Stat(ctx, s.path(key))
 	if err != nil {
 		// The rename was made. To say anything but "look" would be a guess.
-		return underfs.Object{}, underfs.Fail("commit", key, sluice.UnknownOutcome, err)
+		return underfs.Object{}, Rekind("commit", sluice.UnknownOutcome, err)
 	}
 	return object(key, &st), nil
 }
@@ -284,7 +284,19 @@ func (s *Store) publish(ctx context.Context, key underfs.Key, p sluice.Prepared,
 	if st, e := s.cfg.Node.Stat(ctx, s.path(key)); e == nil && st.Dir && !cond.Absent {
 		return &sluice.Error{Kind: sluice.IsDirectory, Err: errors.New("a directory lies there")}
 	}
-	return s.gone(ctx, p, err)
+	return s.gone(ctx, p, s.explain(ctx, key, err))
+}
+
+// explain turns a refusal to rename into an encryption zone, which is for good, into
+// Unsupported. HDFS has no exception of its own for it.
+func (s *Store) explain(ctx context.Context, key underfs.Key, err error) error {
+	if !errors.Is(err, sluice.Unavailable) {
+		return err
+	}
+	if st, e := s.cfg.Node.Stat(ctx, path.Dir(s.path(key))); e != nil || !st.Encrypted {
+		return err
+	}
+	return &sluice.Error{Kind: sluice.Unsupported, Err: fmt.Errorf("HDFS moves no file into an encryption zone: mount the zone by itself, by webhdfs:// (%v)", err)}
 }
 
 // gone returns NotFound where the temporary file of p is not there, else err.

@@ -135,7 +135,7 @@ func (c *client) Mkdirs(ctx context.Context, path string, mode sluice.Mode) erro
 	err := c.call(ctx, http.MethodPut, "MKDIRS", path, values("permission", octal(mode)), &a)
 	switch {
 	case errors.Is(err, sluice.Exists): // a file lies there
-		return &sluice.Error{Kind: sluice.NotDirectory, Err: err}
+		return namenode.Rekind("", sluice.NotDirectory, err)
 	case err == nil && !a.Boolean:
 		return &sluice.Error{Kind: sluice.Unavailable, Err: errors.New("the name node made no directory and does not say why")}
 	}
