@@ -76,6 +76,9 @@ func server(t *testing.T) *hdfsserver.Server {
 		theServer.srv, theServer.err = hdfsserver.Start(context.Background(), dir, property("dfs.namenode.lease-hard-limit-sec", leaseSeconds)+
 			// A data node that closes a file for WebHDFS asks again after 400 ms otherwise.
 			property("dfs.client.block.write.locateFollowingBlock.initial.delay.ms", 10))
+		if errors.Is(theServer.err, hdfsserver.ErrMissing) {
+			os.RemoveAll(dir)
+		}
 	})
 	if errors.Is(theServer.err, hdfsserver.ErrMissing) {
 		fmt.Fprintln(os.Stderr, "SKIPPED:", theServer.err)
