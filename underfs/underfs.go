@@ -142,7 +142,8 @@ type Upload interface {
 	// Commit of what was committed returns the same. Kind Changed or Exists: the
 	// condition failed and nothing was done. Kind UnknownOutcome: look with Stat.
 	Commit(ctx context.Context, cond Condition) (Object, error)
-	// Abort removes whatever was sent. It is idempotent and does nothing after Commit.
+	// Abort removes whatever was sent. It is idempotent and does nothing after Commit, nor
+	// after another process has completed the upload.
 	Abort(ctx context.Context) error
 }
 

@@ -193,16 +193,22 @@ func checkComplete(c *run) {
 	if !ok {
 		return
 	}
-	prepare := func(key underfs.Key, seed uint64) sluice.Prepared {
+	upload := func(key underfs.Key, seed uint64) (underfs.Upload, sluice.Prepared) {
 		u := c.write(key, content(seed, c.large()), underfs.CreateOptions{Length: -1, Tag: fmt.Sprintf("tag%d", seed)})
 		p, err := u.Prepare(c.ctx)
 		c.must("prepare", err)
+		return u, p
+	}
+	prepare := func(key underfs.Key, seed uint64) sluice.Prepared {
+		_, p := upload(key, seed)
 		return p
 	}
-	p := prepare("x/done", 7)
+	u, p := upload("x/done", 7)
 	o, err := w.Complete(c.ctx, "x/done", p, underfs.Condition{Absent: true})
 	c.must("complete", err)
 	c.same(o)
+	c.expect(o, content(7, c.large()))
+	c.must("abort of what another process completed", u.Abort(c.ctx))
 	c.expect(o, content(7, c.large()))
 	if again, err := w.Complete(c.ctx, "x/done", p, underfs.Condition{Absent: true}); err == nil {
 		if again.Version != o.Version {
