@@ -13,6 +13,7 @@ import (
 	"github.com/sluicefs/sluice/underfs/hdfs"
 	"github.com/sluicefs/sluice/underfs/local"
 	"github.com/sluicefs/sluice/underfs/s3"
+	"github.com/sluicefs/sluice/underfs/swift"
 	"github.com/sluicefs/sluice/underfs/webhdfs"
 )
 
@@ -23,6 +24,7 @@ func stores() *underfs.Registry {
 		s3.Driver{},
 		hdfs.Driver{},
 		webhdfs.Driver{},
+		swift.Driver{},
 	)
 }
 
