@@ -33,8 +33,8 @@ func TestMain(m *testing.M) {
 }
 
 const (
-	maxFile  = "6291456" // of the cluster: larger contents need segments
-	partSize = 2 << 20   // of the driver
+	maxFile  = "16777216" // of the cluster: larger contents need segments
+	partSize = 2 << 20    // of the driver
 )
 
 // world is one Swift and what looks at it.
@@ -64,6 +64,7 @@ func TestSwift(t *testing.T) {
 		{"hang", hang},
 		{"probe", probe},
 		{"baseline", baseline},
+		{"S3 by Swift", s3api},
 		{"binary", binary},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -361,7 +362,7 @@ func probe(w *world) {
 		says string
 	}{
 		{w.config("x"), 0, ""},
-		{w.config("x", "part_size", "8388608"), sluice.Invalid, "part_size"},
+		{w.config("x", "part_size", "33554432"), sluice.Invalid, "part_size"},
 		{underfs.Config{URI: "swift://nothing", Properties: w.srv.Properties(), Secrets: w.srv.Secrets()}, sluice.NotFound, "container"},
 		{underfs.Config{URI: "swift://c", Properties: w.srv.Properties(), Secrets: sluice.Secrets{"key": "geheim"}}, sluice.Unauthenticated, "secrets"},
 	} {

@@ -8,12 +8,25 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
+	"sync/atomic"
 	"time"
 )
 
 // transport adds to requests what minio-go has no parameter for, and keeps the header of
 // the answer.
-type transport struct{ base *http.Transport }
+type transport struct {
+	base  *http.Transport
+	heads atomic.Int32 // what is known of answers to HEAD: unknown, clean or stray
+}
+
+// What follows the answer to a HEAD. Servers on eventlet, such as Swift, send the last chunk
+// of an empty body, where the next answer of the connection belongs.
+const (
+	unknown = iota
+	clean
+	stray
+)
 
 // extra travels in a request's context.
 type extra struct {
@@ -37,15 +50,38 @@ func with(ctx context.Context, pairs ...string) (context.Context, *extra) {
 func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	x, ok := req.Context().Value(extraKey{}).(*extra)
 	if !ok {
-		return t.base.RoundTrip(req)
+		return t.trip(req)
 	}
 	if len(x.set) > 0 {
 		req = req.Clone(req.Context())
 		maps.Copy(req.Header, x.set)
 	}
-	resp, err := t.base.RoundTrip(req)
+	resp, err := t.trip(req)
 	if err == nil {
 		x.got = resp.Header
+	}
+	return resp, err
+}
+
+// trip sends a request. Until a HEAD was answered cleanly, and for good once one was not,
+// each has a connection that nothing else uses.
+func (t *transport) trip(req *http.Request) (*http.Response, error) {
+	if req.Method != http.MethodHead {
+		return t.base.RoundTrip(req)
+	}
+	if t.heads.Load() != clean {
+		req = req.Clone(req.Context())
+		req.Close = true
+	}
+	resp, err := t.base.RoundTrip(req)
+	switch {
+	case err != nil:
+	case slices.Contains(resp.TransferEncoding, "chunked"):
+		if t.heads.Swap(stray) == clean {
+			t.base.CloseIdleConnections() // this one is among them
+		}
+	case resp.StatusCode == http.StatusOK:
+		t.heads.CompareAndSwap(unknown, clean)
 	}
 	return resp, err
 }
@@ -77,11 +113,11 @@ func newTransport(set settings) (*transport, error) {
 		TLSNextProto:        map[string]func(string, *tls.Conn) http.RoundTripper{},
 	}
 	if !set.secure {
-		return &transport{t}, nil
+		return &transport{base: t}, nil
 	}
 	t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 	if set.caFile == "" {
-		return &transport{t}, nil
+		return &transport{base: t}, nil
 	}
 	pem, err := os.ReadFile(set.caFile)
 	if err != nil {
@@ -95,5 +131,5 @@ func newTransport(set settings) (*transport, error) {
 		return nil, invalid("property ca_file: %s holds no PEM certificate", set.caFile)
 	}
 	t.TLSClientConfig.RootCAs = pool
-	return &transport{t}, nil
+	return &transport{base: t}, nil
 }

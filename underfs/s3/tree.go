@@ -96,20 +96,40 @@ func (s *Store) Copy(ctx context.Context, from underfs.Key, v sluice.Version, to
 	hctx, x := with(ctx, headers...)
 	i, err := s.core.CopyObject(hctx, s.bucket, s.object(from), s.bucket, s.object(to), match, minio.CopySrcOptions{}, minio.PutObjectOptions{})
 	if err != nil {
-		return underfs.Object{}, s.copyFailed(ctx, from, to, v, cond, s.failChange("copy", from, err))
+		err = s.copyFailed(ctx, from, to, v, cond, s.failChange("copy", from, err))
+	}
+	if errors.Is(err, errMisjudged) {
+		delete(match, "x-amz-copy-source-if-match")
+		hctx, x = with(ctx, headers...)
+		i, err = s.core.CopyObject(hctx, s.bucket, s.object(from), s.bucket, s.object(to), match, minio.CopySrcOptions{}, minio.PutObjectOptions{})
+		err = s.failChange("copy", from, err)
+	}
+	if err != nil {
+		return underfs.Object{}, err
 	}
 	return s.committed(ctx, to, i.ETag, length, "", x.got)
 }
 
-// copyFailed says which of the two conditions of a copy failed: both answer 412.
+// errMisjudged is a condition that was refused although it holds.
+var errMisjudged = errors.New("the endpoint refuses a condition that holds")
+
+// copyFailed says which of the two conditions of a copy failed: both answer 412. Where
+// neither did (Swift's S3 interface compares the ETag of an object of several parts with
+// something else), it is errMisjudged, and a window remains at the source too.
 func (s *Store) copyFailed(ctx context.Context, from, to underfs.Key, v sluice.Version, cond underfs.Condition, failed error) error {
-	if !cond.Absent || !errors.Is(failed, sluice.Changed) {
+	if !errors.Is(failed, sluice.Changed) {
 		return failed
 	}
-	if o, err := s.head(ctx, "copy", from); err == nil && o.Version == v {
-		return underfs.Failf("copy", to, sluice.Exists, "something lies there")
+	if o, err := s.head(ctx, "copy", from); err != nil || o.Version != v {
+		return failed
 	}
-	return failed
+	switch o, err := s.head(ctx, "copy", to); {
+	case cond.Absent && err == nil:
+		return underfs.Failf("copy", to, sluice.Exists, "something lies there")
+	case err != nil && !errors.Is(err, sluice.NotFound), cond.Version != "" && o.Version != cond.Version:
+		return failed
+	}
+	return errMisjudged
 }
 
 // copyParts copies a large object in parts, one after the other: the store does the work.
@@ -146,14 +166,20 @@ func (s *Store) Sweep(ctx context.Context, age time.Duration, keep func(string) 
 	if !s.sweep {
 		return 0, nil
 	}
-	removed, keyMarker, idMarker := 0, "", ""
+	removed, keyMarker, idMarker, delimiter := 0, "", "", ""
 	for {
-		r, err := s.core.ListMultipartUploads(ctx, s.bucket, s.prefix, keyMarker, idMarker, "", 1000)
+		r, err := s.core.ListMultipartUploads(ctx, s.bucket, s.prefix, keyMarker, idMarker, delimiter, 1000)
 		if err != nil {
 			return removed, s.fail("sweep", "", err)
 		}
+		if len(r.CommonPrefixes) > 0 && delimiter == "" {
+			// Swift takes the empty delimiter, which minio-go always sends, for one that
+			// stands everywhere: name one that stands nowhere.
+			delimiter = "\U0010ffff"
+			continue
+		}
 		for _, u := range r.Uploads {
-			if time.Since(u.Initiated) < age || keep != nil && keep(u.UploadID) {
+			if age > 0 && time.Since(u.Initiated) < age || keep != nil && keep(u.UploadID) {
 				continue
 			}
 			key := underfs.Key(strings.TrimPrefix(u.Key, s.prefix))
