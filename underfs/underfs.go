@@ -185,6 +185,14 @@ type Prober interface {
 	Probe(ctx context.Context) error
 }
 
+// Adviser tries, when a mount that takes changes is made, how the store behaves where
+// only trying tells, with objects of its own that it removes again. It returns the
+// properties that this mount must have and that its Config did not give; none is fine. It
+// is asked of the bare store, once, and what it says is kept with the mount.
+type Adviser interface {
+	Advise(ctx context.Context) (map[string]string, error)
+}
+
 // Config is what a driver is made from.
 type Config struct {
 	URI        string

@@ -53,7 +53,7 @@ func (Driver) Settings() []underfs.Setting {
 		{Name: "storage_class", Help: "class of objects written, such as STANDARD_IA; the bucket's default where it is empty"},
 		{Name: "part_size", Default: "8388608", Help: "bytes of a part of a large upload, and the length up to which a content is one PUT; 5 MiB to 1 GiB"},
 		{Name: "checksum", Default: "auto", Help: "sha256: every body sent is hashed, none: never, auto: over plain HTTP only"},
-		{Name: "conditional_writes", Default: "true", Help: "false: the endpoint ignores If-Match or If-None-Match on writes; the driver then looks first, and a window remains"},
+		{Name: "conditional_writes", Default: "true", Help: "false: the endpoint ignores If-Match or If-None-Match on writes; the driver then looks first, and a window remains. Where it is not given, a mount that takes writes tries the endpoint and sets it"},
 		{Name: "sweep_uploads", Default: "false", Help: "true: nobody but Sluice uploads below this prefix, so that abandoned multipart uploads there may be aborted; else give the bucket a lifecycle rule that does it"},
 		{Name: "access_key", Help: "access key id; without one the environment and ~/.aws are asked", Secret: true},
 		{Name: "secret_key", Help: "secret access key", Secret: true},
@@ -80,6 +80,7 @@ type settings struct {
 	part           int64
 	hash           bool // hash bodies
 	conditional    bool // writes honour conditions
+	told           bool // conditional is what the mount says
 	sweep          bool
 	creds          *credentials.Credentials
 	concurrent     int
@@ -185,7 +186,7 @@ func read(cfg underfs.Config) (settings, error) {
 		}
 		set.part = n
 	}
-	set.conditional = p.boolean("conditional_writes", true, &err)
+	set.conditional, set.told = p.boolean("conditional_writes", true, &err), p["conditional_writes"] != ""
 	set.sweep = p.boolean("sweep_uploads", false, &err)
 	set.caFile, set.class = p["ca_file"], p["storage_class"]
 	role := p.boolean("instance_role", false, &err)
