@@ -53,7 +53,7 @@ type Health struct {
 	Since     time.Time // when OK last changed
 	Breaker   string    // closed, open, half-open
 	InFlight  int
-	Checked   string // "conditional" or "checked": how reads are tied to a version
+	Checked   string // "conditional", "checked", or "conditional, writes checked": how reads and changes are tied to a version
 	Skipped   int64  // keys seen that are no valid paths
 	Intents   int    // changes of this mount under way
 	Errors    int64

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strconv"
@@ -46,7 +47,7 @@ func (m *Master) mount(ctx context.Context, c sluice.Call, path sluice.Path, uri
 	if opts.Group == "" && len(c.Principal.Groups) > 0 {
 		opts.Group = c.Principal.Groups[0]
 	}
-	if err := m.probe(ctx, uri, opts, secrets); err != nil {
+	if err := m.probe(ctx, uri, &opts, secrets); err != nil {
 		return sluice.MountInfo{}, err
 	}
 	sealed, err := m.seal(path, uri, secrets)
@@ -104,16 +105,35 @@ func checkMount(path sluice.Path, uri string, o *sluice.MountOptions) error {
 	return nil
 }
 
-// probe asks a store whether it is there, takes the credentials and can be listed.
-func (m *Master) probe(ctx context.Context, uri string, opts sluice.MountOptions, secrets sluice.Secrets) error {
-	s, err := m.cfg.Registry.Open(underfs.Config{URI: uri, Properties: opts.Properties, Secrets: secrets, Options: opts})
+// probe asks a store whether it is there, takes the credentials and can be listed, and
+// adds the properties to opts that it turns out to need.
+func (m *Master) probe(ctx context.Context, uri string, opts *sluice.MountOptions, secrets sluice.Secrets) error {
+	s, err := m.cfg.Registry.Open(underfs.Config{URI: uri, Properties: opts.Properties, Secrets: secrets, Options: *opts})
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, min(probeTimeout, max(opts.Timeout, time.Second)+probeTimeout))
 	defer cancel()
-	err = probeStore(ctx, s)
+	if err = probeStore(ctx, s); err == nil && !opts.ReadOnly {
+		err = advise(ctx, s, opts)
+	}
 	return errors.Join(explainProbe(uri, err), s.Close())
+}
+
+// advise has a store find out what it can promise, and takes over what it says.
+func advise(ctx context.Context, s underfs.Store, opts *sluice.MountOptions) error {
+	a, ok := underfs.As[underfs.Adviser](s)
+	if !ok {
+		return nil
+	}
+	advice, err := a.Advise(ctx)
+	if err == nil && len(advice) > 0 {
+		all := make(map[string]string, len(opts.Properties)+len(advice))
+		maps.Copy(all, opts.Properties)
+		maps.Copy(all, advice)
+		opts.Properties = all
+	}
+	return err
 }
 
 func probeStore(ctx context.Context, s underfs.Store) error {

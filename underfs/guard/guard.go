@@ -107,6 +107,9 @@ func (g *Guard) Health() sluice.Health {
 	}
 	if g.features.Conditional {
 		h.Checked = "conditional"
+		if !g.features.CreateIfAbsent || !g.features.ReplaceIf {
+			h.Checked += ", writes checked"
+		}
 	}
 	for _, o := range s.Trace.Ops {
 		h.Calls += o.Calls
