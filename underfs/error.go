@@ -8,6 +8,10 @@ import (
 	"github.com/sluicefs/sluice"
 )
 
+// ErrSlowDown is in the cause of an Unavailable call that the store refused because there
+// were too many: fewer at once get more done.
+var ErrSlowDown = errors.New("the store asks for fewer calls at once")
+
 // Fail returns the *sluice.Error of a failed call on key. The store's key is part of the
 // cause: which path it belongs to is known to the caller only. A cancelled or expired
 // context in err overrides kind, except UnknownOutcome. It returns nil for a nil err.

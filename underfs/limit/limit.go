@@ -1,11 +1,16 @@
 // Package limit bounds the calls that one process has under way to an under store, and
 // the bytes per second it moves; both may be changed while calls are waiting. It decides
 // nothing about who goes first: callers are served in the order they came.
+//
+// A store that asks for fewer calls (underfs.ErrSlowDown) gets half as many, and one more
+// after every round of calls that went well, as TCP does it (Chiu and Jain, additive
+// increase, multiplicative decrease).
 package limit
 
 import (
 	"container/list"
 	"context"
+	"errors"
 	"io"
 	"sync"
 
@@ -18,7 +23,8 @@ import (
 // Stats says how full the limit is.
 type Stats struct {
 	InFlight, Waiting int // calls
-	Concurrent        int // the bound of InFlight; 0 is none
+	Concurrent        int // the bound of InFlight that was set; 0 is none
+	Eased             int // the lower bound in force since the store asked for fewer; 0 is none
 }
 
 // Limit is an [underfs.Interceptor]. A read holds its place until its body is closed; a
@@ -30,6 +36,10 @@ type Limit struct {
 	concurrent int        // guarded by mu
 	inFlight   int        // guarded by mu
 	waiting    *list.List // guarded by mu; of chan struct{}, closed when a place is given
+	eased      int        // guarded by mu; bound below concurrent; 0 is none
+	usual      int        // guarded by mu; calls that were under way when the store first asked for fewer
+	good       int        // guarded by mu; calls that went well since eased last changed
+	halved     uint64     // guarded by mu; how often eased was lowered
 }
 
 // New returns an interceptor; see [Limit.Set].
@@ -58,31 +68,65 @@ func (l *Limit) Set(concurrent int, bandwidth int64) {
 func (l *Limit) Stats() Stats {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return Stats{InFlight: l.inFlight, Waiting: l.waiting.Len(), Concurrent: l.concurrent}
+	return Stats{InFlight: l.inFlight, Waiting: l.waiting.Len(), Concurrent: l.concurrent, Eased: l.eased}
+}
+
+// freeLocked says whether another call may be under way.
+func (l *Limit) freeLocked() bool {
+	return (l.concurrent == 0 || l.inFlight < l.concurrent) && (l.eased == 0 || l.inFlight < l.eased)
+}
+
+// learn takes in how a call ended that was let in after the bound was lowered so many
+// times. Of many calls under way that are all refused the first one halves the bound.
+func (l *Limit) learn(err error, halved uint64) {
+	slow := errors.Is(err, underfs.ErrSlowDown)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case slow && halved == l.halved:
+		if l.eased == 0 {
+			l.usual = l.inFlight
+			l.eased = l.inFlight
+		}
+		l.eased = max(l.eased/2, 1)
+		l.good = 0
+		l.halved++
+	case err == nil && l.eased > 0:
+		if l.good++; l.good < l.eased {
+			return
+		}
+		l.good = 0
+		if l.eased++; l.eased > 2*l.usual || l.concurrent > 0 && l.eased >= l.concurrent {
+			l.eased = 0
+		}
+		l.wakeLocked()
+	}
 }
 
 // wakeLocked gives free places to those who wait.
 func (l *Limit) wakeLocked() {
-	for l.waiting.Len() > 0 && (l.concurrent == 0 || l.inFlight < l.concurrent) {
+	for l.waiting.Len() > 0 && l.freeLocked() {
 		l.inFlight++
 		close(l.waiting.Remove(l.waiting.Front()).(chan struct{}))
 	}
 }
 
-// enter waits for a place.
-func (l *Limit) enter(ctx context.Context, c underfs.Call) error {
+// enter waits for a place, and returns what learn wants to know.
+func (l *Limit) enter(ctx context.Context, c underfs.Call) (uint64, error) {
 	l.mu.Lock()
-	if l.waiting.Len() == 0 && (l.concurrent == 0 || l.inFlight < l.concurrent) {
+	if l.waiting.Len() == 0 && l.freeLocked() {
 		l.inFlight++
-		l.mu.Unlock()
-		return nil
+		defer l.mu.Unlock()
+		return l.halved, nil
 	}
 	place := make(chan struct{})
 	e := l.waiting.PushBack(place)
 	l.mu.Unlock()
 	select {
 	case <-place:
-		return nil
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return l.halved, nil
 	case <-ctx.Done():
 	}
 	l.mu.Lock()
@@ -94,7 +138,7 @@ func (l *Limit) enter(ctx context.Context, c underfs.Call) error {
 	default:
 		l.waiting.Remove(e)
 	}
-	return underfs.Fail(c.Op.String(), c.Key, sluice.Unavailable, ctx.Err())
+	return 0, underfs.Fail(c.Op.String(), c.Key, sluice.Unavailable, ctx.Err())
 }
 
 // leave gives a place back.
@@ -131,19 +175,24 @@ func (l *Limit) Call(ctx context.Context, c underfs.Call, next func(context.Cont
 	if err := l.spend(ctx, c.Bytes); err != nil {
 		return underfs.Fail(c.Op.String(), c.Key, sluice.Unavailable, err)
 	}
-	if err := l.enter(ctx, c); err != nil {
+	halved, err := l.enter(ctx, c)
+	if err != nil {
 		return err
 	}
 	defer l.leave()
-	return next(ctx)
+	err = next(ctx)
+	l.learn(err, halved)
+	return err
 }
 
 // Open implements underfs.Interceptor.
 func (l *Limit) Open(ctx context.Context, c underfs.Call, next underfs.Opener) (io.ReadCloser, error) {
-	if err := l.enter(ctx, c); err != nil {
+	halved, err := l.enter(ctx, c)
+	if err != nil {
 		return nil, err
 	}
 	rc, err := next(ctx, c.Read)
+	l.learn(err, halved)
 	if err != nil {
 		l.leave()
 		return nil, err

@@ -25,6 +25,9 @@ func (s *Store) fail(op string, key underfs.Key, err error) error {
 		return e
 	}
 	kind, hint := s.kind(err)
+	if r, ok := errors.AsType[minio.ErrorResponse](err); ok && kind == sluice.Unavailable && (r.StatusCode == http.StatusServiceUnavailable || r.StatusCode == http.StatusTooManyRequests) {
+		err = fmt.Errorf("%w: %w", underfs.ErrSlowDown, err)
+	}
 	if hint != "" {
 		err = fmt.Errorf("%w; %s", err, hint)
 	}

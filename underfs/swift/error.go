@@ -25,6 +25,9 @@ func (s *Store) fail(op string, key underfs.Key, err error) error {
 		return e
 	}
 	kind, hint := s.kind(err)
+	if is(err, http.StatusTooManyRequests) || is(err, 498) {
+		err = fmt.Errorf("%w: %w", underfs.ErrSlowDown, err)
+	}
 	if hint != "" {
 		err = fmt.Errorf("%w; %s", err, hint)
 	}
