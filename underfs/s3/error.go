@@ -124,7 +124,7 @@ func (s *Store) kindOfCode(r minio.ErrorResponse) (sluice.Kind, string, bool) {
 	case "InvalidAccessKeyId", "SignatureDoesNotMatch", "NoSuchUser", "XAdminUserNotFound", "InvalidToken", "ExpiredToken", "TokenRefreshRequired", "InvalidSecurity":
 		return sluice.Unauthenticated, "check secrets access_key, secret_key and session_token", true
 	case "RequestTimeTooSkewed":
-		return sluice.Unauthenticated, "set this machine's clock", true
+		return sluice.Unauthenticated, s.transport.drift(), true
 	case "AccessDenied", "AllAccessDisabled":
 		if v, err := s.creds.GetWithContext(nil); err != nil || v.AccessKeyID == "" {
 			return sluice.Unauthenticated, "there are no credentials: give secrets access_key and secret_key, or AWS_ACCESS_KEY_ID, or ~/.aws/credentials", true
@@ -139,6 +139,9 @@ func (s *Store) kindOfCode(r minio.ErrorResponse) (sluice.Kind, string, bool) {
 	case "SlowDown", "ServiceUnavailable", "Throttling", "ThrottlingException", "RequestLimitExceeded", "OperationAborted", "ConditionalRequestConflict":
 		return sluice.Unavailable, "", true
 	case "AuthorizationHeaderMalformed", "PermanentRedirect", "TemporaryRedirect", "IllegalLocationConstraintException":
+		if to := s.transport.learned.Load(); to != nil && *to != s.region {
+			return sluice.Unavailable, "the bucket lies in region " + *to + ", where the next try goes", true
+		}
 		if r.Region != "" {
 			return sluice.Invalid, "set property region to " + r.Region, true
 		}

@@ -50,6 +50,8 @@ func (Driver) Settings() []underfs.Setting {
 		{Name: "ca_file", Help: "file of PEM certificates to trust besides the system's"},
 		{Name: "profile", Help: "profile of ~/.aws/config and ~/.aws/credentials, where no access_key is given; else AWS_PROFILE"},
 		{Name: "instance_role", Default: "false", Help: "true: ask the cloud's metadata service for credentials where there are no others"},
+		{Name: "anonymous", Default: "false", Help: "true: requests are not signed, whatever credentials the environment has"},
+		{Name: "requester_pays", Default: "false", Help: "true: the bucket belongs to somebody else and you pay for requests and transfer"},
 		{Name: "storage_class", Help: "class of objects written, such as STANDARD_IA; the bucket's default where it is empty"},
 		{Name: "part_size", Default: "8388608", Help: "bytes of a part of a large upload, and the length up to which a content is one PUT; 5 MiB to 1 GiB"},
 		{Name: "checksum", Default: "auto", Help: "sha256: every body sent is hashed, none: never, auto: over plain HTTP only"},
@@ -77,6 +79,7 @@ type settings struct {
 	lookup         minio.BucketLookupType
 	caFile         string
 	class          string
+	pays           bool
 	part           int64
 	hash           bool // hash bodies
 	conditional    bool // writes honour conditions
@@ -189,12 +192,20 @@ func read(cfg underfs.Config) (settings, error) {
 	set.conditional, set.told = p.boolean("conditional_writes", true, &err), p["conditional_writes"] != ""
 	set.sweep = p.boolean("sweep_uploads", false, &err)
 	set.caFile, set.class = p["ca_file"], p["storage_class"]
-	role := p.boolean("instance_role", false, &err)
+	role, anonymous := p.boolean("instance_role", false, &err), p.boolean("anonymous", false, &err)
+	set.pays = p.boolean("requester_pays", false, &err)
 	if err != nil {
 		return set, err
 	}
 	set.concurrent = cmp.Or(cfg.Options.Concurrent, 64)
 	set.timeout = cmp.Or(cfg.Options.Timeout, 30*time.Second)
+	if anonymous && (len(cfg.Secrets) > 0 || set.pays) {
+		return set, invalid("property anonymous goes with no secrets, and not with requester_pays")
+	}
+	if anonymous {
+		set.creds = credentials.NewStatic("", "", "", credentials.SignatureAnonymous)
+		return set, nil
+	}
 	set.creds, err = chain(cfg.Secrets, p["profile"], role)
 	return set, err
 }

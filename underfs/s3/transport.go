@@ -16,6 +16,7 @@ import (
 // transport adds to requests what minio-go has no parameter for, and keeps the header of
 // the answer.
 type transport struct {
+	amended
 	base  *http.Transport
 	heads atomic.Int32 // what is known of answers to HEAD: unknown, clean or stray
 }
@@ -63,9 +64,25 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// trip sends a request. Until a HEAD was answered cleanly, and for good once one was not,
-// each has a connection that nothing else uses.
+// trip sends a request as the bucket wants it, and a second time where only the first
+// answer told where the bucket lies. One with a body is the caller's to send again.
 func (t *transport) trip(req *http.Request) (*http.Response, error) {
+	for again := false; ; again = true {
+		amended, err := t.amend(req)
+		if err != nil {
+			return nil, err
+		}
+		resp, err := t.send(amended)
+		if err != nil || !t.note(resp) || again || req.Body != nil && req.Body != http.NoBody {
+			return resp, err
+		}
+		drain(resp.Body)
+	}
+}
+
+// send sends a request. Until a HEAD was answered cleanly, and for good once one was not,
+// each has a connection that nothing else uses.
+func (t *transport) send(req *http.Request) (*http.Response, error) {
 	if req.Method != http.MethodHead {
 		return t.base.RoundTrip(req)
 	}
@@ -112,12 +129,13 @@ func newTransport(set settings) (*transport, error) {
 		ReadBufferSize:      64 << 10,
 		TLSNextProto:        map[string]func(string, *tls.Conn) http.RoundTripper{},
 	}
+	all := &transport{base: t, amended: amended{creds: set.creds, region: set.region, pays: set.pays}}
 	if !set.secure {
-		return &transport{base: t}, nil
+		return all, nil
 	}
 	t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 	if set.caFile == "" {
-		return &transport{base: t}, nil
+		return all, nil
 	}
 	pem, err := os.ReadFile(set.caFile)
 	if err != nil {
@@ -131,5 +149,5 @@ func newTransport(set settings) (*transport, error) {
 		return nil, invalid("property ca_file: %s holds no PEM certificate", set.caFile)
 	}
 	t.TLSClientConfig.RootCAs = pool
-	return &transport{base: t}, nil
+	return all, nil
 }
