@@ -98,6 +98,8 @@ type Store struct {
 	parts     *minio.Core // several tries: a part is in memory and replaces itself
 	closed    atomic.Bool
 
+	maxCopy, copyStep int64 // as the constants say, but in tests
+
 	mu   sync.Mutex
 	open map[string]string // guarded by mu; upload id to object name, of uploads under way here
 }
@@ -117,7 +119,7 @@ func newStore(set settings) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{settings: set, transport: tr, open: make(map[string]string)}
+	s := &Store{settings: set, transport: tr, maxCopy: maxCopy, copyStep: copyStep, open: make(map[string]string)}
 	if s.core, err = s.client(tr, 1); err != nil {
 		return nil, err
 	}

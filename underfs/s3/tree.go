@@ -14,9 +14,6 @@ import (
 	"github.com/sluicefs/sluice/underfs"
 )
 
-// maxCopy is the largest object that one CopyObject copies, in bytes.
-const maxCopy = 5 << 30
-
 // Delete implements underfs.Store. S3 answers the same whether there was something or
 // not, so that without a version a HEAD asks first. With one, If-Match decides, and a
 // missing key may count as deleted.
@@ -87,8 +84,8 @@ func (s *Store) Copy(ctx context.Context, from underfs.Key, v sluice.Version, to
 		return underfs.Object{}, err
 	}
 	match := map[string]string{"x-amz-copy-source-if-match": `"` + etag + `"`}
-	if length > maxCopy {
-		return s.copyParts(ctx, from, to, length, match, cond)
+	if length > s.maxCopy {
+		return s.copyParts(ctx, from, to, v, length, match, cond)
 	}
 	if s.class != "" {
 		match["x-amz-storage-class"] = s.class
@@ -130,30 +127,6 @@ func (s *Store) copyFailed(ctx context.Context, from, to underfs.Key, v sluice.V
 		return failed
 	}
 	return errMisjudged
-}
-
-// copyParts copies a large object in parts, one after the other: the store does the work.
-func (s *Store) copyParts(ctx context.Context, from, to underfs.Key, length int64, match map[string]string, cond underfs.Condition) (underfs.Object, error) {
-	id, err := s.core.NewMultipartUpload(ctx, s.bucket, s.object(to), s.putOptions(""))
-	if err != nil {
-		return underfs.Object{}, s.fail("copy", to, err)
-	}
-	s.track(id, s.object(to))
-	p := sluice.Prepared{Upload: id}
-	step := partRange(length)
-	for off := int64(0); off < length && err == nil; off += step {
-		var part minio.CompletePart
-		part, err = s.parts.CopyObjectPart(ctx, s.bucket, s.object(from), s.bucket, s.object(to), id, len(p.Parts)+1, off, min(step, length-off), match)
-		p.Parts = append(p.Parts, part.ETag)
-	}
-	var o underfs.Object
-	if err = s.fail("copy", from, err); err == nil {
-		o, err = s.Complete(ctx, to, p, cond)
-	}
-	if err != nil && !errors.Is(err, sluice.UnknownOutcome) {
-		_ = s.abort(context.WithoutCancel(ctx), to, id)
-	}
-	return o, err
 }
 
 // Sweep implements underfs.Sweeper, where the property sweep_uploads says that every

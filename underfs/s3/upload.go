@@ -485,6 +485,3 @@ func (s *Store) untrack(id string) {
 	defer s.mu.Unlock()
 	delete(s.open, id)
 }
-
-// partRange returns the part size for copying length bytes, at most maxParts of them.
-func partRange(length int64) int64 { return max(512<<20, (length+maxParts-1)/maxParts) }
