@@ -41,14 +41,14 @@ type Server struct {
 	done chan struct{} // closed when the process has ended
 }
 
-// New starts a server for a test and stops it at the test's end. With SLUICE_SKIP_S3=1 in
+// New starts a server for a test and stops it at the test's end; flags are Start's. With SLUICE_SKIP_S3=1 in
 // the environment the test is skipped; without, a server that does not start fails it.
-func New(t testing.TB) *Server {
+func New(t testing.TB, flags ...string) *Server {
 	t.Helper()
 	if os.Getenv("SLUICE_SKIP_S3") == "1" {
 		t.Skip("SLUICE_SKIP_S3=1: no test against a real S3 server")
 	}
-	s, err := Start(t.Context(), t.TempDir())
+	s, err := Start(t.Context(), t.TempDir(), flags...)
 	if err != nil {
 		t.Fatalf("start an S3 server: %v", err)
 	}
@@ -61,8 +61,9 @@ func New(t testing.TB) *Server {
 }
 
 // Start starts a server whose files lie in dir: data, log and, where the file system has
-// no extended attributes, metadata. It is the caller's to Stop; ctx bounds the start only.
-func Start(ctx context.Context, dir string) (*Server, error) {
+// no extended attributes, metadata. flags are further ones of versitygw's posix backend, such
+// as --versioning-dir. It is the caller's to Stop; ctx bounds the start only.
+func Start(ctx context.Context, dir string, flags ...string) (*Server, error) {
 	bin, err := Binary(ctx)
 	if err != nil {
 		return nil, err
@@ -71,7 +72,7 @@ func Start(ctx context.Context, dir string) (*Server, error) {
 	if err := os.MkdirAll(s.Data, 0o755); err != nil {
 		return nil, err
 	}
-	args := []string{"posix"}
+	args := append([]string{"posix"}, flags...)
 	if syscall.Setxattr(s.Data, "user.sluice", []byte("1"), 0) != nil {
 		meta := filepath.Join(dir, "meta")
 		if err := os.MkdirAll(meta, 0o755); err != nil {

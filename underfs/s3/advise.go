@@ -81,6 +81,11 @@ func (p *probe) run(ctx context.Context) (bool, error) {
 	if winners > 1 {
 		return false, nil
 	}
+	if winners == 0 { // each met another's attempt
+		if _, err := p.put(ctx, 'w'); err != nil {
+			return unable(err)
+		}
+	}
 	if ok, err := p.put(ctx, 'x', "If-Match", noETag); ok || err != nil {
 		return unable(err)
 	}
@@ -93,6 +98,22 @@ func (p *probe) run(ctx context.Context) (bool, error) {
 	hctx, _ := with(ctx, "If-Match", noETag)
 	ok, err := p.refused(p.core.RemoveObject(hctx, p.bucket, p.object(p.key), minio.RemoveObjectOptions{}))
 	if ok || err != nil {
+		return unable(err)
+	}
+	return p.buried(ctx)
+}
+
+// buried says whether a condition on what was deleted is refused.
+func (p *probe) buried(ctx context.Context) (bool, error) {
+	o, err := p.head(ctx, "probe", p.key)
+	if err != nil {
+		return false, err
+	}
+	if _, err := p.refused(p.core.RemoveObject(ctx, p.bucket, p.object(p.key), minio.RemoveObjectOptions{})); err != nil {
+		return false, err
+	}
+	etag, _, _, _ := parse(o.Version)
+	if ok, err := p.put(ctx, 'y', "If-Match", `"`+etag+`"`); ok || err != nil {
 		return unable(err)
 	}
 	return true, nil
@@ -135,14 +156,17 @@ func (p *probe) complete(ctx context.Context, header ...string) (bool, error) {
 	return false, errors.Join(err, p.abort(context.WithoutCancel(ctx), p.key, id))
 }
 
-// refused says whether a change was let through: a failed condition, or a conflict of two
-// changes, is none.
+// refused says whether a change was let through: a failed condition, a conflict of two
+// changes, and a condition on what is not there, are none.
 func (p *probe) refused(err error) (bool, error) {
 	if err == nil {
 		return true, nil
 	}
-	if r, ok := errors.AsType[minio.ErrorResponse](err); ok && (r.StatusCode == http.StatusPreconditionFailed || r.StatusCode == http.StatusConflict) {
-		return false, nil
+	if r, ok := errors.AsType[minio.ErrorResponse](err); ok {
+		switch r.StatusCode {
+		case http.StatusPreconditionFailed, http.StatusConflict, http.StatusNotFound:
+			return false, nil
+		}
 	}
 	return false, p.fail("probe", "", err)
 }

@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/sluicefs/sluice"
 	"github.com/sluicefs/sluice/test/s3server"
@@ -33,7 +34,10 @@ func (d *dishonest) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("ETag", `"e"`)
 	switch {
 	case r.Method == http.MethodGet || r.Method == http.MethodHead:
-		w.WriteHeader(http.StatusNotFound)
+		w.Header().Set("Last-Modified", time.Unix(1_700_000_000, 0).UTC().Format(http.TimeFormat))
+		if !d.there {
+			w.WriteHeader(http.StatusNotFound)
+		}
 		return
 	case r.URL.Query().Has("uploads"):
 		fmt.Fprint(w, `<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>`)
@@ -62,7 +66,8 @@ func (d *dishonest) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			d.ready.Wait()
 		}
 	}
-	if conditional && !absent && d.flaw != "ignores "+what {
+	revives := d.flaw == "revives" && !d.there && r.Header.Get("If-Match") != ""
+	if conditional && !absent && !revives && d.flaw != "ignores "+what {
 		fail(w, http.StatusPreconditionFailed, "PreconditionFailed")
 		return
 	}
@@ -90,7 +95,7 @@ func fail(w http.ResponseWriter, status int, code string) {
 func TestAdvise(t *testing.T) {
 	for flaw, want := range map[string]string{
 		"": "", "denied": "",
-		"ignores PUT": "false", "ignores complete": "false", "ignores DELETE": "false", "knows none": "false", "checks, then writes": "false",
+		"ignores PUT": "false", "ignores complete": "false", "ignores DELETE": "false", "knows none": "false", "revives": "false", "checks, then writes": "false",
 	} {
 		t.Run(flaw, func(t *testing.T) {
 			d := &dishonest{flaw: flaw}
