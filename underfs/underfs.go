@@ -39,7 +39,8 @@ type Object struct {
 // end soon after ctx does (a file system may hold a system call for longer). Errors are
 // *sluice.Error of kinds NotFound, Permission, Unauthenticated, Changed (a precondition
 // failed), Exists (created meanwhile), NotEmpty, IsDirectory, NotDirectory, Unavailable,
-// Timeout, Cancelled, NoSpace, ReadOnly, Invalid, Unsupported, Archived, UnknownOutcome.
+// Timeout, Cancelled, NoSpace, ReadOnly, Invalid, Unsupported, Archived, UnknownOutcome,
+// and Corrupt of a body that does not fit the checksum the store keeps.
 // A change that failed was not made, and one that is Unavailable may be sent again; one
 // that was sent and not answered is UnknownOutcome, whatever ended the wait.
 type Store interface {

@@ -146,6 +146,8 @@ func (s *Store) kindOfCode(r minio.ErrorResponse) (sluice.Kind, string, bool) {
 			return sluice.Invalid, "set property region to " + r.Region, true
 		}
 		return sluice.Invalid, "check property region", true
+	case "BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch":
+		return sluice.Unavailable, "the body was damaged on its way", true
 	case "QuotaExceeded", "XMinioStorageFull", "InsufficientCapacity":
 		return sluice.NoSpace, "", true
 	case "EntityTooLarge":

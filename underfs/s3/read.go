@@ -124,6 +124,8 @@ func (s *Store) Read(ctx context.Context, req underfs.ReadRequest) (io.ReadClose
 	if err := opts.SetRange(req.Offset, req.Offset+req.Length-1); err != nil {
 		return nil, underfs.Fail("read", req.Key, sluice.Invalid, err)
 	}
+	whole := s.crc && req.Offset == 0 && req.Length == length
+	opts.Checksum = whole
 	body, info, header, err := s.core.GetObject(ctx, s.bucket, s.object(req.Key), opts)
 	if err != nil {
 		return nil, s.fail("read", req.Key, err)
@@ -135,6 +137,10 @@ func (s *Store) Read(ctx context.Context, req underfs.ReadRequest) (io.ReadClose
 	case info.Size != req.Length, length >= 0 && total != length, modified >= 0 && info.LastModified.Unix() != modified:
 		err = underfs.Failf("read", req.Key, sluice.Changed, "the object was replaced: it has %d bytes", total)
 	default:
+		// Of an object of several parts it is the checksum of checksums.
+		if crc := header.Get(crcHeader); whole && crc != "" && !strings.Contains(crc, "-") {
+			body = &verified{body: body, key: req.Key, want: crc, left: req.Length}
+		}
 		return &reader{s: s, key: req.Key, body: body, left: req.Length}, nil
 	}
 	body.Close()
@@ -166,6 +172,9 @@ func (r *reader) Read(p []byte) (int, error) {
 		return 0, io.EOF
 	}
 	n, err := r.body.Read(p[:min(int64(len(p)), r.left)])
+	if errors.Is(err, sluice.Corrupt) {
+		return 0, err
+	}
 	r.left -= int64(n)
 	switch {
 	case r.left == 0:

@@ -54,7 +54,7 @@ func (Driver) Settings() []underfs.Setting {
 		{Name: "requester_pays", Default: "false", Help: "true: the bucket belongs to somebody else and you pay for requests and transfer"},
 		{Name: "storage_class", Help: "class of objects written, such as STANDARD_IA; the bucket's default where it is empty"},
 		{Name: "part_size", Default: "8388608", Help: "bytes of a part of a large upload, and the length up to which a content is one PUT; 5 MiB to 1 GiB"},
-		{Name: "checksum", Default: "auto", Help: "sha256: every body sent is hashed, none: never, auto: over plain HTTP only"},
+		{Name: "checksum", Default: "auto", Help: "sha256: every body sent is hashed, crc32c: sent with its CRC-32C (cheaper), and whole objects that have one are verified as they are read, none: never, auto: sha256 over plain HTTP only"},
 		{Name: "conditional_writes", Default: "true", Help: "false: the endpoint ignores If-Match or If-None-Match on writes; the driver then looks first, and a window remains. Where it is not given, a mount that takes writes tries the endpoint and sets it"},
 		{Name: "sweep_uploads", Default: "false", Help: "true: nobody but Sluice uploads below this prefix, so that abandoned multipart uploads there may be aborted; else give the bucket a lifecycle rule that does it"},
 		{Name: "access_key", Help: "access key id; without one the environment and ~/.aws are asked", Secret: true},
@@ -82,6 +82,7 @@ type settings struct {
 	pays           bool
 	part           int64
 	hash           bool // hash bodies
+	crc            bool // send and verify CRC-32C
 	conditional    bool // writes honour conditions
 	told           bool // conditional is what the mount says
 	sweep          bool
@@ -179,9 +180,11 @@ func read(cfg underfs.Config) (settings, error) {
 		set.hash = !set.secure
 	case "sha256":
 		set.hash = true
+	case "crc32c":
+		set.crc = true
 	case "none":
 	default:
-		return set, invalid("property checksum is auto, sha256 or none, not %q", p["checksum"])
+		return set, invalid("property checksum is auto, sha256, crc32c or none, not %q", p["checksum"])
 	}
 	set.part = defaultPart
 	if v := p["part_size"]; v != "" {

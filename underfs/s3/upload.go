@@ -3,8 +3,6 @@ package s3
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"net/http"
 	"slices"
@@ -73,7 +71,7 @@ type multipart struct {
 
 	mu    sync.Mutex
 	err   error    // guarded by mu; the first failure
-	parts []string // guarded by mu; ETags
+	parts []string // guarded by mu; what partOf takes
 }
 
 // Write implements underfs.Upload. At most inFlight+1 parts are in memory.
@@ -159,7 +157,11 @@ func (u *upload) send(ctx context.Context) error {
 // start opens the multipart upload.
 func (u *upload) start(ctx context.Context) error {
 	// Several tries: one too many leaves an upload without parts, which costs nothing.
-	id, err := u.s.parts.NewMultipartUpload(ctx, u.s.bucket, u.s.object(u.key), u.s.putOptions(u.opts.Tag))
+	opts := u.s.putOptions(u.opts.Tag)
+	if u.s.crc {
+		opts.UserMetadata["X-Amz-Checksum-Algorithm"] = "CRC32C"
+	}
+	id, err := u.s.parts.NewMultipartUpload(ctx, u.s.bucket, u.s.object(u.key), opts)
 	if err != nil {
 		return u.s.fail("write", u.key, err)
 	}
@@ -199,25 +201,20 @@ func (u *upload) sendPart(n int, part []byte) (string, error) {
 	m := u.multi
 	ctx, cancel := context.WithTimeout(m.ctx, 4*u.s.timeout)
 	defer cancel()
-	r, err := u.s.parts.PutObjectPart(ctx, u.s.bucket, u.s.object(u.key), m.id, n, bytes.NewReader(part), int64(len(part)),
-		minio.PutObjectPartOptions{Sha256Hex: u.s.sum(part), DisableContentSha256: true})
-	return r.ETag, err
-}
-
-// sum returns the SHA-256 of a body where bodies are hashed.
-func (s *Store) sum(p []byte) string {
-	if !s.hash || len(p) == 0 {
-		return ""
+	opts := minio.PutObjectPartOptions{Sha256Hex: u.s.sum(part), DisableContentSha256: true}
+	crc := u.s.crcOf(part)
+	if crc != "" {
+		opts.CustomHeader = http.Header{crcHeader: {crc}}
 	}
-	h := sha256.Sum256(p)
-	return hex.EncodeToString(h[:])
+	r, err := u.s.parts.PutObjectPart(ctx, u.s.bucket, u.s.object(u.key), m.id, n, bytes.NewReader(part), int64(len(part)), opts)
+	return strings.TrimSuffix(r.ETag+" "+crc, " "), err
 }
 
 // putOptions are what every object of ours is written with.
 func (s *Store) putOptions(tag string) minio.PutObjectOptions {
-	o := minio.PutObjectOptions{ContentType: "application/octet-stream", StorageClass: s.class, DisableContentSha256: true}
+	o := minio.PutObjectOptions{ContentType: "application/octet-stream", StorageClass: s.class, DisableContentSha256: true, UserMetadata: make(map[string]string)}
 	if tag != "" {
-		o.UserMetadata = map[string]string{tagName: tag}
+		o.UserMetadata[tagName] = tag
 	}
 	return o
 }
@@ -323,8 +320,12 @@ func (s *Store) put(ctx context.Context, key underfs.Key, data []byte, tag strin
 	if err != nil {
 		return underfs.Object{}, err
 	}
+	opts := s.putOptions(tag)
+	if crc := s.crcOf(data); crc != "" {
+		opts.UserMetadata[crcHeader] = crc
+	}
 	hctx, x := with(ctx, headers...)
-	i, err := s.core.PutObject(hctx, s.bucket, s.object(key), bytes.NewReader(data), int64(len(data)), "", s.sum(data), s.putOptions(tag))
+	i, err := s.core.PutObject(hctx, s.bucket, s.object(key), bytes.NewReader(data), int64(len(data)), "", s.sum(data), opts)
 	if err != nil {
 		return s.resolve(ctx, key, tag, cond, s.failChange("commit", key, err))
 	}
@@ -433,7 +434,7 @@ func (s *Store) Complete(ctx context.Context, key underfs.Key, p sluice.Prepared
 	}
 	parts := make([]minio.CompletePart, len(p.Parts))
 	for i, etag := range p.Parts {
-		parts[i] = minio.CompletePart{PartNumber: i + 1, ETag: etag}
+		parts[i] = partOf(i+1, etag)
 	}
 	hctx, x := with(ctx, headers...)
 	i, err := s.core.CompleteMultipartUpload(hctx, s.bucket, s.object(key), p.Upload, parts, minio.PutObjectOptions{})
