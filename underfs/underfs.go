@@ -78,6 +78,9 @@ type Features struct {
 	// Settle: a version whose Mtime lies within MountOptions.Settle of now cannot be
 	// trusted to differ from the next one, and is not cached.
 	Settle bool
+	// LateListings: a listing may lack for a while what Stat finds, because it was written
+	// just now. What a listing does not show is then asked for before it counts as gone.
+	LateListings bool
 	// SmallUpload is the length in bytes up to which a content is sent by one request
 	// when it is committed and held by the uploader until then (Prepared.Inline). 0: never.
 	SmallUpload int64

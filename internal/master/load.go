@@ -192,15 +192,20 @@ func (m *Master) askPage(ctx context.Context, mount *mountEntry, dir sluice.Path
 	if err != nil {
 		return "", false, err
 	}
-	if empty && after == "" && len(page.Objects) == 0 && !page.More && dir != mount.Path {
+	l := &wire.LoadChildren{Mount: uint64(mount.ID), Dir: string(dir), Noted: uint64(noted), Complete: true, After: after}
+	late := m.gather(mount, prefix, after, page.Objects, l)
+	done = !page.More
+	if done {
+		if err := m.confirm(ctx, store, mount, dir, l); err != nil {
+			return "", false, err
+		}
+	}
+	if empty && after == "" && len(page.Objects) == 0 && len(l.Objects) == 0 && done && dir != mount.Path {
 		// Nothing lies below, not even a marker: the store has no such directory.
 		if err := m.load(ctx, &wire.LoadChildren{Mount: uint64(mount.ID), Dir: string(dir), Noted: uint64(noted), Gone: true}); err != nil {
 			return "", false, err
 		}
 	}
-	l := &wire.LoadChildren{Mount: uint64(mount.ID), Dir: string(dir), Noted: uint64(noted), Complete: true, After: after}
-	late := m.gather(mount, prefix, after, page.Objects, l)
-	done = !page.More
 	if !done {
 		if len(page.Objects) == 0 {
 			return "", false, &sluice.Error{Kind: sluice.Internal, Err: fmt.Errorf("the store of mount %s returned an empty page that is not the last", mount.Path)}
@@ -208,6 +213,9 @@ func (m *Master) askPage(ctx context.Context, mount *mountEntry, dir sluice.Path
 		upto = nameOf(prefix, page.Objects[len(page.Objects)-1].Key)
 		l.Upto = max(upto, after)
 		if err := m.askPrefixes(ctx, store, mount, dir, l); err != nil {
+			return "", false, err
+		}
+		if err := m.confirm(ctx, store, mount, dir, l); err != nil {
 			return "", false, err
 		}
 	}

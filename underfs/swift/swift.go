@@ -248,7 +248,7 @@ func invalid(format string, args ...any) error {
 
 // Features implements underfs.Store.
 func (s *Store) Features() underfs.Features {
-	return underfs.Features{Conditional: true, SmallUpload: s.part, PartSize: 8 << 20}
+	return underfs.Features{Conditional: true, LateListings: true, SmallUpload: s.part, PartSize: 8 << 20}
 }
 
 // Close implements underfs.Store. What uploads under way have sent stays for Sweep.

@@ -26,6 +26,8 @@ type Options struct {
 	SmallUpload int64
 	// NoConditions takes Features.CreateIfAbsent and ReplaceIf away; the checks stay.
 	NoConditions bool
+	// LateListings says so in the Features; [Memory.Unlist] makes listings late.
+	LateListings bool
 	// NoTags forgets the tags of uploads, as some stores do.
 	NoTags bool
 	// Seed decides which calls a Fault with a Rate hits.
@@ -44,6 +46,7 @@ type Memory struct {
 	pending map[string]*blob       // guarded by mu; prepared uploads
 	faults  map[underfs.Op][]Fault // guarded by mu
 	calls   map[underfs.Op]int     // guarded by mu
+	hidden  map[underfs.Key]bool   // guarded by mu; not listed
 	serial  uint64                 // guarded by mu
 }
 
@@ -81,6 +84,16 @@ func (m *Memory) Put(key underfs.Key, data []byte) underfs.Object {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.putLocked(key, slices.Clone(data), underfs.CreateOptions{}).obj
+}
+
+// Unlist keeps keys out of listings, until it is called again.
+func (m *Memory) Unlist(keys ...underfs.Key) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.hidden = make(map[underfs.Key]bool, len(keys))
+	for _, key := range keys {
+		m.hidden[key] = true
+	}
 }
 
 // Remove takes an object away as a stranger would.

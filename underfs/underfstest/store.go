@@ -29,6 +29,7 @@ func (s *memStore) Features() underfs.Features {
 	}
 	f.SmallUpload = max(f.SmallUpload, 0)
 	f.CreateIfAbsent, f.ReplaceIf = !o.NoConditions, !o.NoConditions
+	f.LateListings = o.LateListings
 	return f
 }
 
@@ -92,6 +93,9 @@ func (m *Memory) listLocked(req underfs.ListRequest) underfs.ListPage {
 	for i < len(keys) && strings.HasPrefix(string(keys[i]), string(req.Prefix)) {
 		o := m.objects[keys[i]].obj
 		i++
+		if m.hidden[o.Key] {
+			continue
+		}
 		if dir, _, deep := strings.Cut(string(o.Key[len(req.Prefix):]), "/"); deep && !req.Recursive && o.Key != req.Prefix {
 			key := req.Prefix + underfs.Key(dir) + "/"
 			if o.Key != key { // a common prefix
