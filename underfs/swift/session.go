@@ -207,6 +207,7 @@ func (s *session) do(ctx context.Context, r request) (*http.Response, error) {
 			return nil, err
 		}
 		refused = token
+		s.close() // Swift sends a stray chunk behind a refused HEAD, where the next answer belongs
 	}
 }
 
