@@ -282,6 +282,27 @@ func segments(w *world) {
 	w.must(s.Delete(w.Context(), "a", underfs.Condition{Version: o.Version}))
 	left(0, "after a delete")
 
+	// A replacement that the cluster refuses leaves what it was to replace, without a note.
+	o = w.put(s, "a", one, underfs.Condition{})
+	up, err := s.Create(w.Context(), "a", underfs.CreateOptions{Length: int64(len(two))})
+	w.must(err)
+	w.must(up.Write(w.Context(), two))
+	prepared, err := up.Prepare(w.Context())
+	w.must(err)
+	w.do(http.MethodDelete, "segments-life/sluice/"+prepared.Upload+"/00000002", "")
+	if _, err := up.Commit(w.Context(), underfs.Condition{Version: o.Version}); err == nil {
+		w.Error("a manifest of segments that are not there was taken")
+	}
+	w.must(up.Abort(w.Context()))
+	w.get(s, "a", one)
+	for _, name := range w.names("segments-life", "sluice/") {
+		if strings.Contains(name, "/gone/") {
+			w.Errorf("a refused replacement left the note %s", name)
+		}
+	}
+	left(4, "after a refused replacement")
+	w.must(s.Delete(w.Context(), "a", underfs.Condition{Version: o.Version}))
+
 	o = w.put(s, "a", one, underfs.Condition{})
 	moved, err := c.Copy(w.Context(), "a", o.Version, "b", underfs.Condition{Absent: true})
 	w.must(err)

@@ -58,7 +58,9 @@ func (s *Store) put(ctx context.Context, key underfs.Key, data []byte, contentTy
 	}
 	h, err := s.session.call(ctx, request{method: http.MethodPut, container: s.container, object: s.object(key), body: data, header: header})
 	if err != nil {
-		return s.resolve(ctx, key, tag, cond, s.failChange("commit", key, err))
+		err = s.failChange("commit", key, err)
+		s.stays(ctx, key, old, err)
+		return s.resolve(ctx, key, tag, cond, err)
 	}
 	s.left(ctx, old)
 	return s.committed(ctx, key, h, int64(len(data)), tag)
@@ -160,7 +162,9 @@ func (s *Store) Complete(ctx context.Context, key underfs.Key, p sluice.Prepared
 		method: http.MethodPut, container: s.container, object: s.object(key), query: url.Values{"multipart-manifest": {"put"}}, body: body, header: header,
 	})
 	if err != nil {
-		return s.incomplete(ctx, key, p, cond, ref, s.failChange("commit", key, s.vanished(ctx, p, err)))
+		err = s.failChange("commit", key, s.vanished(ctx, p, err))
+		s.stays(ctx, key, old, err)
+		return s.incomplete(ctx, key, p, cond, ref, err)
 	}
 	if old != nil && old.upload != p.Upload {
 		s.left(ctx, old)
@@ -185,8 +189,7 @@ func (s *Store) vanished(ctx context.Context, p sluice.Prepared, err error) erro
 // nothing refers to the segments.
 func (s *Store) incomplete(ctx context.Context, key underfs.Key, p sluice.Prepared, cond underfs.Condition, ref string, failed error) (underfs.Object, error) {
 	o, err := s.resolve(ctx, key, p.Tag, cond, failed)
-	switch sluice.KindOf(err) {
-	case sluice.Exists, sluice.Changed, sluice.NotFound:
+	if err != nil && !errors.Is(err, sluice.UnknownOutcome) {
 		if f, herr := s.head(ctx, "commit", key, true); errors.Is(herr, sluice.NotFound) || herr == nil && f.upload != p.Upload {
 			_ = s.dropNote(ctx, ref) // else Sweep keeps the segments too long
 		}

@@ -105,6 +105,15 @@ func (s *Store) leaving(ctx context.Context, key underfs.Key, old *found) error 
 	return s.putNote(ctx, s.note(old.upload, "gone", key), key)
 }
 
+// stays takes back what leaving noted, after a change that was refused.
+func (s *Store) stays(ctx context.Context, key underfs.Key, old *found, failed error) {
+	if old == nil || !old.static || old.upload == "" || errors.Is(failed, sluice.UnknownOutcome) {
+		return
+	}
+	// Else the note stays, and Sweep looks at the object before it believes it.
+	_ = s.dropNote(context.WithoutCancel(ctx), s.note(old.upload, "gone", key))
+}
+
 // left frees the segments of what key was, if nothing names them any more. It does what it
 // can in part of the time there is: the change itself is done, and Sweep does the rest.
 func (s *Store) left(ctx context.Context, old *found) {

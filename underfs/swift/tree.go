@@ -40,7 +40,9 @@ func (s *Store) Delete(ctx context.Context, key underfs.Key, cond underfs.Condit
 		return s.fail("delete", key, err)
 	}
 	if _, err := s.session.call(ctx, request{method: http.MethodDelete, container: s.container, object: s.object(key)}); err != nil {
-		return s.failChange("delete", key, err)
+		err = s.failChange("delete", key, err)
+		s.stays(ctx, key, old, err)
+		return err
 	}
 	s.left(ctx, old)
 	return nil
@@ -98,7 +100,9 @@ func (s *Store) Copy(ctx context.Context, from underfs.Key, v sluice.Version, to
 		r.header = append(r.header, "If-Match", `"`+etag+`"`)
 	}
 	if _, err = s.session.call(ctx, r); err != nil {
-		return underfs.Object{}, s.failChange("copy", from, err)
+		err = s.failChange("copy", from, err)
+		s.stays(ctx, to, old, err)
+		return underfs.Object{}, err
 	}
 	if old != nil && old.upload != src.upload {
 		s.left(ctx, old)
