@@ -53,7 +53,7 @@ func (s *store) append(b batch) error {
 		s.buf = s.encode(s.buf, hardRecord(hard))
 	}
 	for _, c := range b.confs {
-		s.buf = s.encode(s.buf, record{kind: kindMembers, index: c.index, data: appendConf(nil, c.conf)})
+		s.buf = s.encode(s.buf, record{kind: kindMembers, index: c.index, data: appendMembers(nil, c)})
 	}
 	if err := s.write(); err != nil {
 		return err
@@ -222,6 +222,7 @@ func (s *store) rotate() error {
 	s.mu.Lock()
 	g := s.img.base
 	g.index, g.term = s.img.last(), s.img.termAt(s.img.last())
+	s.img.base.reset = false // it is of this one segment
 	s.mu.Unlock()
 	salt := saltSum(h.salt)
 	b := appendHeader(nil, h)
@@ -274,6 +275,20 @@ func syncDir(fs vfs.FS, dir string) error {
 	}
 	err = d.Sync()
 	return errors.Join(err, d.Close())
+}
+
+// maxKept is how many files of the log are kept for members that lag.
+const maxKept = 16
+
+// spare returns up to where the log may be cut when the Machine needs nothing up to an
+// index: some is kept for members that lag, unless it is too large.
+func (s *store) spare(index, keep uint64) uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := len(s.img.segments); n > maxKept {
+		return min(index, s.img.segments[n-maxKept].prev)
+	}
+	return index - min(index, keep)
 }
 
 // forget takes away from Raft's view the segments that hold only entries up to index,

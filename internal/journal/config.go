@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -38,10 +39,20 @@ type Config struct {
 	Log     *slog.Logger // nil is silence
 	Rand    rand.Source  // of the salts of segments; nil is the runtime's
 
+	// Members vote at the beginning of the cluster's life; every one of them is given the
+	// same ones. Empty: this member alone. A log that is there knows better.
+	Members []Member
+	// Joining: a log that begins here knows no members and waits to be brought in.
+	Joining   bool
+	Transport Transport            // to the other members; nil: there will never be any
+	Boot      func() time.Duration // never jumps, counts while asleep; nil is the process's own clock
+	// Origin is that of the [Arrived] by which the Machine's state came here.
+	Origin []byte
+
 	FlushEntries  int           // the Machine is flushed after so many entries; 0 is 10,000
 	FlushBytes    int           // or after entries of so many bytes; 0 is 4 MiB
 	FlushInterval time.Duration // or after so long, when there is something; 0 is 5 s
-	KeepEntries   int           // kept below what is durable, for members that lag; 0 is 1,000
+	KeepEntries   int           // kept below what is durable, for members that lag; 0 is 1,000, with a Transport 20,000
 	SegmentBytes  int64         // size of a file of the log; 0 is 16 MiB
 	MaxEntry      int           // bytes of one entry; 0 is 4 MiB
 	MaxInflight   int64         // bytes proposed and not yet answered; 0 is 32 MiB
@@ -59,6 +70,12 @@ func (c Config) Validate() error {
 		err = fmt.Errorf("the cluster id has %d bytes: give 1 to %d", len(c.Cluster), MaxClusterName)
 	case c.Node == 0:
 		err = errors.New("the node id is 0: members count from 1")
+	case c.Node >= maxNode:
+		err = fmt.Errorf("the node id %d: give a smaller number", c.Node)
+	case len(c.Members) > 0 && !slices.ContainsFunc(c.Members, func(m Member) bool { return m.Node == c.Node }):
+		err = fmt.Errorf("node %d is not among the members of the cluster", c.Node)
+	case len(c.Members) > 1 && c.Transport == nil:
+		err = errors.New("there are several members and no transport between them")
 	case c.Machine == nil:
 		err = errors.New("there is no machine to drive")
 	case c.FlushEntries < 0 || c.FlushBytes < 0 || c.FlushInterval < 0 || c.KeepEntries < 0 || c.MaxInflight < 0 || c.Tick < 0:
@@ -87,6 +104,13 @@ func (c Config) filled() Config {
 	fill(&c.FlushEntries, DefaultFlushEntries)
 	fill(&c.FlushBytes, DefaultFlushBytes)
 	fill(&c.FlushInterval, DefaultFlushInterval)
+	if c.Boot == nil {
+		begun := time.Now()
+		c.Boot = func() time.Duration { return time.Since(begun) }
+	}
+	if c.Transport != nil {
+		fill(&c.KeepEntries, 20_000)
+	}
 	fill(&c.KeepEntries, 1000)
 	fill(&c.SegmentBytes, DefaultSegmentBytes)
 	fill(&c.MaxEntry, DefaultMaxEntry)
@@ -94,6 +118,24 @@ func (c Config) filled() Config {
 	fill(&c.MinFree, DefaultMinFree)
 	fill(&c.Tick, DefaultTick)
 	return c
+}
+
+// first is who votes in a log that begins here.
+func (c Config) first() members {
+	m := members{}
+	switch {
+	case c.Joining:
+	case len(c.Members) == 0:
+		m.conf.Voters = []uint64{c.Node}
+	default:
+		for _, p := range c.Members {
+			m.conf.Voters = append(m.conf.Voters, p.Node)
+			m.book = append(m.book, p)
+		}
+		slices.Sort(m.conf.Voters)
+		slices.SortFunc(m.book, byNode)
+	}
+	return m
 }
 
 // fill puts a default where there is nothing.

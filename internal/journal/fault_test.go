@@ -216,3 +216,6 @@ func TestLittleRoom(t *testing.T) {
 	}
 	must(t, j.Close())
 }
+
+// wrapped returns fs with an injector before it.
+func wrapped(fs vfs.FS, i errorfs.Injector) vfs.FS { return errorfs.Wrap(fs, i) }

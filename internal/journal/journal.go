@@ -62,7 +62,8 @@ type Status struct {
 	Durable  sluice.Index // what the Machine last reported
 	Voters   []uint64
 	Learners []uint64
-	Bytes    int64 // of the log's files
+	Members  []Member // with their addresses, where there ever were several
+	Bytes    int64    // of the log's files
 	Segments int
 	Syncs    uint64 // disk syncs of the log since the start
 	Entries  uint64 // entries written since the start; Entries/Syncs is the group size
@@ -76,8 +77,20 @@ type Journal struct {
 	cfg   Config
 	store *store
 	lock  io.Closer
-	raft  *raft.RawNode // the loop's own, after Open
 	room  *semaphore.Weighted
+
+	// The loop's own, after Open.
+	raft      *raft.RawNode
+	silent    time.Duration            // on the boot clock: before it this member does not vote
+	confIndex uint64                   // of the last change of the members
+	changing  *change                  // under way
+	snaps     map[uint64]time.Duration // members that were told to fetch a checkpoint
+	heard     map[uint64]time.Duration // when each was heard of
+	fetching  bool
+	incoming  uint64 // the fetch's own: id of the checkpoint that is there in part
+
+	offers  *offers
+	fetches sync.WaitGroup
 
 	inbox   *mailbox[any]       // to the loop
 	appends *mailbox[appendJob] // to the appender
@@ -99,6 +112,7 @@ type Journal struct {
 	durable  sluice.Index
 	flushErr error
 	failure  error // why the journal stopped by itself
+	lease    lease
 }
 
 // role is what Raft last said of this member.
@@ -109,6 +123,7 @@ type role struct {
 	commit       uint64
 	voters       []uint64
 	learners     []uint64
+	book         []Member
 }
 
 // Open opens or makes the journal in cfg.Dir, brings the Machine up to the log, and
@@ -157,6 +172,10 @@ func open(cfg Config) (*Journal, error) {
 		return nil, err
 	}
 	applied := cfg.Machine.Applied()
+	err = clearCheckpoints(cfg)
+	if err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
 	s, err := openStore(cfg, applied)
 	if err != nil {
 		return nil, errors.Join(err, lock.Close())
@@ -166,7 +185,7 @@ func open(cfg Config) (*Journal, error) {
 		Storage: s, Applied: uint64(applied), AsyncStorageWrites: true,
 		MaxSizePerMsg: 1 << 20, MaxCommittedSizePerReady: 16 << 20, MaxInflightMsgs: 256,
 		CheckQuorum: true, PreVote: true, StepDownOnRemoval: true, DisableProposalForwarding: true,
-		Logger: raftLogger{cfg.Log},
+		MaxInflightBytes: maxInflightBytes, Logger: raftLogger{cfg.Log},
 	})
 	if err != nil {
 		s.close()
@@ -177,10 +196,20 @@ func open(cfg Config) (*Journal, error) {
 		inbox: newMailbox[any](), appends: newMailbox[appendJob](), applies: newMailbox[applyJob](),
 		flush: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}),
 		waiting: make(map[uint64]*proposal), changed: make(chan struct{}),
-		applied: uint64(applied), durable: applied,
+		applied: uint64(applied), durable: applied, snaps: make(map[uint64]time.Duration), heard: make(map[uint64]time.Duration),
 	}
-	j.setMembers(s.startConf)
+	j.offers = newOffers(j)
+	s.offer = j.offers.snapshot
+	j.setMembers(s.start)
 	return j, nil
+}
+
+// maxInflightBytes bounds what is on its way to one other member.
+const maxInflightBytes = 32 << 20
+
+// clearCheckpoints removes what an earlier process left of checkpoints.
+func clearCheckpoints(cfg Config) error {
+	return errors.Join(cfg.FS.RemoveAll(cfg.FS.PathJoin(cfg.Dir, outgoingDir)), cfg.FS.RemoveAll(cfg.FS.PathJoin(cfg.Dir, incomingDir)))
 }
 
 // start starts the goroutines and one that waits for them.
@@ -190,8 +219,12 @@ func (j *Journal) start() {
 	wg.Go(j.appender)
 	wg.Go(j.applier)
 	wg.Go(j.flusher)
+	if j.cfg.Transport != nil {
+		wg.Go(j.offers.run)
+	}
 	go func() {
 		wg.Wait()
+		j.fetches.Wait()
 		j.abandon()
 		close(j.done)
 	}()
@@ -229,7 +262,9 @@ func (j *Journal) fail(err error) {
 		j.failure = err
 	}
 	j.mu.Unlock()
-	j.cfg.Log.Error("the journal has stopped: restart the master when the cause is removed", "cause", err)
+	if _, ok := errors.AsType[*Arrived](err); !ok {
+		j.cfg.Log.Error("the journal has stopped: restart the master when the cause is removed", "cause", err)
+	}
 	j.halt.Do(func() { close(j.stop) })
 }
 
@@ -257,7 +292,7 @@ func (j *Journal) Status() Status {
 	defer j.mu.Unlock()
 	st.Node, st.Term, st.Leader, st.Leading = j.cfg.Node, sluice.Term(j.role.term), j.role.leader, j.leading != 0
 	st.Commit, st.Applied, st.Durable = sluice.Index(j.role.commit), sluice.Index(j.applied), j.durable
-	st.Voters, st.Learners = j.role.voters, j.role.learners
+	st.Voters, st.Learners, st.Members = j.role.voters, j.role.learners, j.role.book
 	st.FlushErr, st.Err = j.flushErr, j.failure
 	return st
 }
@@ -292,8 +327,8 @@ func (j *Journal) flusher() {
 		if first {
 			j.cfg.Log.Error("the state cannot be made durable: the journal grows until it can", "cause", err)
 		}
-		if err == nil && uint64(durable) > uint64(j.cfg.KeepEntries) {
-			j.inbox.put(cut{uint64(durable) - uint64(j.cfg.KeepEntries)})
+		if err == nil {
+			j.inbox.put(cut{uint64(durable)})
 		}
 	}
 }

@@ -2,6 +2,8 @@ package journal
 
 import (
 	"encoding/binary"
+	"errors"
+	"maps"
 	"slices"
 	"time"
 
@@ -11,7 +13,8 @@ import (
 	"github.com/sluicefs/sluice"
 )
 
-// cut asks the loop to let go of the log up to an index.
+// cut asks the loop to let go of the log, of which the Machine needs nothing up to an
+// index.
 type cut struct{ index uint64 }
 
 // rounds are the barriers that wait for Raft's confirmation.
@@ -26,8 +29,13 @@ func (j *Journal) loop() {
 	tick := time.NewTicker(j.cfg.Tick)
 	defer tick.Stop()
 	var r rounds
-	defer func() { j.refuseBarriers(&r, j.cause) }()
-	if j.sole() {
+	defer func() {
+		j.refuseBarriers(&r, j.cause)
+		j.endChange(&sluice.Error{Kind: sluice.UnknownOutcome, Err: errors.New("the master has stopped")})
+	}()
+	if !j.sole() {
+		j.silent = j.cfg.Boot() + electionTicks*j.cfg.Tick
+	} else {
 		// Nobody else can hold a lease or a vote: there is nothing to wait for.
 		if err := j.raft.Campaign(); err != nil {
 			j.fail(err)
@@ -41,7 +49,7 @@ func (j *Journal) loop() {
 		case <-j.stop:
 			return
 		case <-tick.C:
-			j.raft.Tick()
+			j.tick(&r)
 		case <-j.inbox.wake:
 			items = j.inbox.take(items)
 		}
@@ -90,14 +98,22 @@ func (j *Journal) handle(item any, r *rounds) {
 	switch x := item.(type) {
 	case []raftpb.Message: // from the appender or the applier
 		for _, m := range x {
-			if m.To == j.cfg.Node {
-				if err := j.raft.Step(m); err != nil {
-					j.cfg.Log.Warn("raft refused a message", "cause", err)
-				}
+			if m.To != j.cfg.Node {
+				j.post(m)
+			} else if err := j.raft.Step(m); err != nil {
+				j.cfg.Log.Warn("raft refused a message", "cause", err)
 			}
 		}
+	case []byte:
+		j.receive(x)
+	case unreachable:
+		j.raft.ReportUnreachable(x.node)
+	case *change:
+		j.begin(x)
+	case fetched:
+		j.arrive(x)
 	case cut:
-		if paths := j.store.forget(x.index); len(paths) > 0 {
+		if paths := j.store.forget(j.offers.keep(j.store.spare(x.index, uint64(j.cfg.KeepEntries)))); len(paths) > 0 {
 			j.appends.put(appendJob{remove: paths})
 		}
 	case *barrier:
@@ -105,10 +121,7 @@ func (j *Journal) handle(item any, r *rounds) {
 			x.answer <- answer{err: sluice.NotPrimary}
 			return
 		}
-		r.next++
-		x.id = r.next
-		r.open = append(r.open, x)
-		j.raft.ReadIndex(binary.BigEndian.AppendUint64(nil, x.id))
+		r.ask(j, x)
 	}
 }
 
@@ -121,9 +134,12 @@ func (j *Journal) carryOut(batch []*proposal, r *rounds) {
 			switch m.Type {
 			case raftpb.MsgStorageAppend:
 				batch = j.await(m.Entries, batch)
+				j.noteChange(m.Entries)
 				j.appends.put(appendJob{message: m})
 			case raftpb.MsgStorageApply:
 				j.applies.put(applyJob{message: m, after: j.changeMembers(m.Entries)})
+			default:
+				j.post(m)
 			}
 		}
 		for _, rs := range rd.ReadStates {
@@ -158,37 +174,45 @@ func (j *Journal) changeMembers(entries []raftpb.Entry) <-chan struct{} {
 	var confs []members
 	for _, e := range entries {
 		var cc raftpb.ConfChangeI
+		var context []byte
 		switch e.Type {
 		case raftpb.EntryConfChange:
 			var v1 raftpb.ConfChange
 			if err := v1.Unmarshal(e.Data); err != nil {
 				j.fail(err)
 			}
-			cc = v1
+			cc, context = v1, v1.Context
 		case raftpb.EntryConfChangeV2:
 			var v2 raftpb.ConfChangeV2
 			if err := v2.Unmarshal(e.Data); err != nil {
 				j.fail(err)
 			}
-			cc = v2
+			cc, context = v2, v2.Context
 		default:
 			continue
 		}
-		confs = append(confs, members{index: e.Index, conf: *j.raft.ApplyConfChange(cc)})
+		m := members{index: e.Index, conf: *j.raft.ApplyConfChange(cc)}
+		m.book = changedBook(j.role.book, context, m.conf) // only this goroutine changes the book
+		confs = append(confs, m)
+		j.setMembers(m)
+		if j.changing != nil && j.changing.index == e.Index {
+			j.endChange(nil)
+		}
 	}
 	if len(confs) == 0 {
 		return nil
 	}
-	j.setMembers(confs[len(confs)-1].conf)
 	written := make(chan struct{})
 	j.appends.put(appendJob{confs: confs, written: written})
 	return written
 }
 
 // setMembers notes who votes.
-func (j *Journal) setMembers(c raftpb.ConfState) {
+func (j *Journal) setMembers(m members) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	c := m.conf
+	j.confIndex, j.role.book = m.index, m.book
 	j.role.voters, j.role.learners = c.Voters, c.Learners
 	j.role.sole = slices.Equal(c.Voters, []uint64{j.cfg.Node}) && len(c.VotersOutgoing) == 0
 }
@@ -204,8 +228,24 @@ func (j *Journal) noteRole(r *rounds) {
 		j.setLeadingLocked(0)
 	}
 	j.mu.Unlock()
-	if was.primary && !primary {
+	if was.primary && (!primary || was.term != st.Term) {
 		j.refuseBarriers(r, func() error { return sluice.NotPrimary })
+		j.stepDown()
+	}
+}
+
+// stepDown answers those who wait for what only a primary can bring about. What is in
+// the log may yet be committed by another one.
+func (j *Journal) stepDown() {
+	j.endChange(&sluice.Error{Kind: sluice.UnknownOutcome, Err: errors.New("this master is not the primary any more; look before you repeat it")})
+	clear(j.snaps)
+	j.mu.Lock()
+	waiting := j.waiting
+	j.waiting = make(map[uint64]*proposal)
+	j.lease.until = 0
+	j.mu.Unlock()
+	for _, i := range slices.Sorted(maps.Keys(waiting)) {
+		j.finish(waiting[i], answer{err: &sluice.Error{Kind: sluice.UnknownOutcome, Err: errors.New("this master is not the primary any more")}})
 	}
 }
 
@@ -229,6 +269,11 @@ func (j *Journal) confirm(rs raft.ReadState, r *rounds) {
 	r.open = slices.Delete(r.open, i, i+1)
 	b.index = rs.Index
 	j.mu.Lock()
+	j.extendLocked(b.term, b.sent)
+	if b.answer == nil { // a round of the journal's own
+		j.mu.Unlock()
+		return
+	}
 	ready := j.applied >= b.index
 	if !ready {
 		j.readers = append(j.readers, b)
@@ -242,6 +287,9 @@ func (j *Journal) confirm(rs raft.ReadState, r *rounds) {
 // refuseBarriers answers those that Raft has not confirmed.
 func (j *Journal) refuseBarriers(r *rounds, cause func() error) {
 	for _, b := range r.open {
+		if b.answer == nil {
+			continue
+		}
 		b.answer <- answer{err: cause()}
 	}
 	r.open = nil

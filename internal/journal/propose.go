@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/sluicefs/sluice"
 )
@@ -28,7 +29,9 @@ type answer struct {
 type barrier struct {
 	id     uint64
 	index  uint64
-	answer chan answer
+	sent   time.Duration // on the boot clock
+	term   uint64
+	answer chan answer // has room for the one answer; nil: it only renews the lease
 }
 
 // Propose appends data to the log and returns what the Machine answered when it
@@ -83,15 +86,13 @@ func (j *Journal) finish(p *proposal, a answer) {
 
 // ReadBarrier returns an index that covers every change acknowledged before the call,
 // when this member has applied it: what is read afterwards is linearizable. The only
-// voter answers at once. Errors: NotPrimary, Unavailable, Timeout, Cancelled.
+// voter answers at once, and so does a primary that holds a lease; else a majority is
+// asked. Errors: NotPrimary, Unavailable, Timeout, Cancelled.
 func (j *Journal) ReadBarrier(ctx context.Context) (sluice.Index, error) {
-	j.mu.Lock()
-	leading, sole := j.leading != 0, j.role.sole
-	j.mu.Unlock()
-	if leading && sole {
+	if j.leased() {
 		return j.cfg.Machine.Applied(), nil
 	}
-	if !leading {
+	if term, _ := j.Leading(); term == 0 {
 		return 0, &sluice.Error{Op: "read", Kind: sluice.NotPrimary}
 	}
 	b := &barrier{answer: make(chan answer, 1)}
@@ -123,6 +124,8 @@ func (j *Journal) abandon() {
 			j.finish(x, answer{err: cause})
 		case *barrier:
 			x.answer <- answer{err: cause}
+		case *change:
+			x.answer <- cause
 		}
 	}
 	indexes := make([]uint64, 0, len(waiting))

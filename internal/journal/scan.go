@@ -4,7 +4,6 @@ import (
 	"fmt"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
-	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/sluicefs/sluice"
 )
@@ -22,6 +21,7 @@ type image struct {
 	segments []scanned
 	base     ground // index and term of the entry before the first; hard and confs up to date
 	pos      []position
+	stale    []string // files before the one that begins anew, oldest first: they do not count
 }
 
 // last returns the index of the last entry.
@@ -75,8 +75,12 @@ func (m *image) readSegment(fs vfs.FS, path string, seq uint64) error {
 
 // begin checks that a segment goes on where the one before ended.
 func (m *image) begin(g ground, path string) error {
-	if len(m.segments) == 0 {
-		m.base = g
+	if len(m.segments) == 0 || g.reset {
+		for _, s := range m.segments {
+			m.stale = append(m.stale, s.path)
+		}
+		m.base, m.pos, m.segments = g, nil, nil
+		m.base.reset = false // it is of this one segment
 		return nil
 	}
 	if g.index != m.last() || g.term != m.termAt(g.index) {
@@ -138,11 +142,11 @@ func addConf(confs []members, c members) []members {
 
 // confAt returns the members as of an index. They are recorded durably before the
 // entry that made them is applied, so what the Machine has applied is always there.
-func (m *image) confAt(index uint64) (raftpb.ConfState, error) {
+func (m *image) confAt(index uint64) (members, error) {
 	for i := len(m.base.confs) - 1; i >= 0; i-- {
 		if m.base.confs[i].index <= index {
-			return m.base.confs[i].conf, nil
+			return m.base.confs[i], nil
 		}
 	}
-	return raftpb.ConfState{}, &sluice.Error{Kind: sluice.Corrupt, Err: fmt.Errorf("the members as of entry %d are not in the log", index)}
+	return members{}, &sluice.Error{Kind: sluice.Corrupt, Err: fmt.Errorf("the members as of entry %d are not in the log", index)}
 }

@@ -7,10 +7,11 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 )
 
-// members are the voters and learners from an index on.
+// members are the voters and learners from an index on, and where they can be reached.
 type members struct {
 	index uint64
 	conf  raftpb.ConfState
+	book  []Member // in order of Node; empty where there never was more than one
 }
 
 // ground is what a segment stands on: the entry before it, and what Raft remembers.
@@ -20,9 +21,16 @@ type ground struct {
 	// confs are in order of index. Invariant: the first is not above what the Machine
 	// had made durable when the segment was begun, so that a restart finds its own.
 	confs []members
+	// reset says that nothing before the segment counts: the state came from another
+	// member and stands at index.
+	reset bool
 }
 
-// appendGround encodes the data of a kindState record.
+// flagReset is that of a ground, on disk.
+const flagReset = 1
+
+// appendGround encodes the data of a kindState record. Where there are neither
+// addresses nor flags it ends with the members, as it always has.
 func appendGround(dst []byte, g ground) []byte {
 	dst = binary.AppendUvarint(dst, g.hard.Term)
 	dst = binary.AppendUvarint(dst, g.hard.Vote)
@@ -31,6 +39,37 @@ func appendGround(dst []byte, g ground) []byte {
 	for _, m := range g.confs {
 		dst = binary.AppendUvarint(dst, m.index)
 		dst = appendConf(dst, m.conf)
+	}
+	if !g.reset && !slices.ContainsFunc(g.confs, func(m members) bool { return len(m.book) > 0 }) {
+		return dst
+	}
+	flags := uint64(0)
+	if g.reset {
+		flags = flagReset
+	}
+	dst = binary.AppendUvarint(dst, flags)
+	for _, m := range g.confs {
+		dst = appendBook(dst, m.book)
+	}
+	return dst
+}
+
+// appendMembers encodes the data of a kindMembers record.
+func appendMembers(dst []byte, m members) []byte {
+	dst = appendConf(dst, m.conf)
+	if len(m.book) > 0 {
+		dst = appendBook(dst, m.book)
+	}
+	return dst
+}
+
+// appendBook encodes addresses.
+func appendBook(dst []byte, book []Member) []byte {
+	dst = binary.AppendUvarint(dst, uint64(len(book)))
+	for _, m := range book {
+		dst = binary.AppendUvarint(dst, m.Node)
+		dst = binary.AppendUvarint(dst, uint64(len(m.Address)))
+		dst = append(dst, m.Address...)
 	}
 	return dst
 }
@@ -86,6 +125,23 @@ func (r *reader) conf() raftpb.ConfState {
 	return c
 }
 
+func (r *reader) bytes() []byte {
+	n := r.count()
+	b := r.b[:n:n]
+	r.b = r.b[n:]
+	return b
+}
+
+func (r *reader) book() []Member {
+	var book []Member
+	for range r.count() {
+		m := Member{Node: r.uint()}
+		m.Address = string(r.bytes())
+		book = append(book, m)
+	}
+	return book
+}
+
 // parseGround decodes a kindState record.
 func parseGround(rec record) (ground, error) {
 	r := &reader{b: rec.data}
@@ -95,6 +151,12 @@ func parseGround(rec record) (ground, error) {
 		m := members{index: r.uint()}
 		m.conf = r.conf()
 		g.confs = append(g.confs, m)
+	}
+	if len(r.b) > 0 {
+		g.reset = r.uint()&flagReset != 0
+		for i := range g.confs {
+			g.confs[i].book = r.book()
+		}
 	}
 	if r.bad || len(r.b) != 0 || len(g.confs) == 0 {
 		return ground{}, errBad
@@ -106,6 +168,9 @@ func parseGround(rec record) (ground, error) {
 func parseConf(rec record) (members, error) {
 	r := &reader{b: rec.data}
 	m := members{index: rec.index, conf: r.conf()}
+	if len(r.b) > 0 {
+		m.book = r.book()
+	}
 	if r.bad || len(r.b) != 0 {
 		return members{}, errBad
 	}

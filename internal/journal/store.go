@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -37,8 +38,9 @@ type store struct {
 	staged  []staged // entries in buf
 
 	mu         sync.Mutex
-	img        image // segments, base and positions of what is written
-	startConf  raftpb.ConfState
+	img        image   // segments, base and positions of what is written
+	start      members // as of what the Machine had applied at the start
+	offer      func() (raftpb.Snapshot, error)
 	cache      []raftpb.Entry // the last entries of img, without a gap
 	cached     int64          // bytes in cache
 	full       bool           // there is no room for more
@@ -71,28 +73,75 @@ func openStore(cfg Config, applied sluice.Index) (*store, error) {
 		return nil, err
 	}
 	s.img = *img
-	if err := s.refuse(applied); err != nil {
-		return nil, err
-	}
-	if len(s.img.segments) == 0 {
-		s.img.base.confs = []members{{conf: raftpb.ConfState{Voters: []uint64{cfg.Node}}}}
-		err = s.rotate()
-	} else {
-		err = s.resume()
-	}
-	if err != nil {
+	if err := s.begin(cfg, applied); err != nil {
 		s.close()
 		return nil, err
 	}
 	// Whatever was applied was committed, whether or not that was written down.
 	s.img.base.hard.Commit = max(s.img.base.hard.Commit, uint64(applied))
-	s.startConf, err = s.img.confAt(uint64(applied))
+	s.start, err = s.img.confAt(uint64(applied))
 	if err != nil {
 		s.close()
 		return nil, err
 	}
 	s.probe()
 	return s, nil
+}
+
+// begin readies the last segment, or makes the first one, or one that stands on a state
+// which came from another member.
+func (s *store) begin(cfg Config, applied sluice.Index) error {
+	var origin ground
+	if len(cfg.Origin) > 0 {
+		var err error
+		if origin, err = parseOrigin(cfg.Origin); err != nil {
+			return err
+		}
+	}
+	// A log that has begun anew on that state, or was cut since, begins behind it.
+	if len(s.img.segments) > 0 && origin.index > s.img.base.index {
+		return s.restart(origin, applied)
+	}
+	if err := s.refuse(applied); err != nil {
+		return err
+	}
+	if len(s.img.segments) > 0 {
+		return errors.Join(s.remove(s.img.stale), s.resume())
+	}
+	s.img.base.confs = []members{cfg.first()}
+	return s.rotate()
+}
+
+// restart begins the log anew on a state that came from another member. What was voted
+// stays. Should it be cut short, the next start does it again: the state says where it
+// came from until the log stands on it.
+func (s *store) restart(g ground, applied sluice.Index) error {
+	if uint64(applied) != g.index {
+		return &sluice.Error{Op: "open journal", Kind: sluice.Corrupt, Err: fmt.Errorf(
+			"the state came from another member at entry %d and stands at %d, which the journal in %s does not have: remove this master from the cluster and add it again",
+			g.index, applied, s.dir)}
+	}
+	for _, seg := range s.img.segments[:1] {
+		if seg.cluster != s.head.cluster || seg.node != s.head.node {
+			return s.refuse(applied)
+		}
+	}
+	old := s.img.stale
+	for _, seg := range s.img.segments {
+		old = append(old, seg.path)
+		s.head.seq = seg.seq
+	}
+	g.hard = s.img.base.hard
+	if g.hard.Term < g.term {
+		g.hard.Term, g.hard.Vote = g.term, 0
+	}
+	g.hard.Commit, g.reset = g.index, true
+	s.img = image{base: g}
+	if err := s.rotate(); err != nil {
+		return err
+	}
+	s.log.Info("the journal begins anew on a state from another member", slog.Uint64("index", g.index), slog.Uint64("term", g.term))
+	return s.remove(old)
 }
 
 // refuse says no to a log that is not this member's, or does not meet the state.
@@ -170,7 +219,7 @@ func (s *store) close() {
 func (s *store) InitialState() (raftpb.HardState, raftpb.ConfState, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.img.base.hard, s.startConf, nil
+	return s.img.base.hard, s.start.conf, nil
 }
 
 // FirstIndex is part of raft.Storage.
@@ -200,10 +249,13 @@ func (s *store) Term(i uint64) (uint64, error) {
 	return s.img.termAt(i), nil
 }
 
-// Snapshot is part of raft.Storage. The state is the Machine's; sending it to a member
-// that needs it is not the log's business.
+// Snapshot is part of raft.Storage. It names a checkpoint that the other member then
+// fetches; the state itself never goes through Raft.
 func (s *store) Snapshot() (raftpb.Snapshot, error) {
-	return raftpb.Snapshot{}, raft.ErrSnapshotTemporarilyUnavailable
+	if s.offer == nil {
+		return raftpb.Snapshot{}, raft.ErrSnapshotTemporarilyUnavailable
+	}
+	return s.offer()
 }
 
 // Entries is part of raft.Storage: from memory where it can, else from the files.

@@ -65,8 +65,8 @@ func (j *Journal) write(jobs []appendJob, probe <-chan time.Time) bool {
 		j.cfg.Log.Warn("an old file of the journal stays", slog.Any("cause", err))
 	}
 	for _, m := range b.messages {
-		if m.Snapshot != nil {
-			j.fail(errors.New("a snapshot of the state arrived, which this version cannot take in"))
+		if m.Snapshot != nil { // the loop lets none through to Raft
+			j.fail(errors.New("Raft wants to take in a snapshot of the state"))
 			return false
 		}
 	}
