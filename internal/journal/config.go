@@ -39,11 +39,14 @@ type Config struct {
 	Log     *slog.Logger // nil is silence
 	Rand    rand.Source  // of the salts of segments; nil is the runtime's
 
-	// Members vote at the beginning of the cluster's life; every one of them is given the
-	// same ones. Empty: this member alone. A log that is there knows better.
+	// Members vote at the beginning of the cluster's life; every one, later ones too, is
+	// given the same ones. Empty: this member alone. A log that is there knows better.
 	Members []Member
-	// Joining: a log that begins here knows no members and waits to be brought in.
-	Joining   bool
+	// Floor is not 0 in a member that came into a cluster that was there: it has no say
+	// (neither votes nor leads) before it has applied that entry, by which it was added.
+	// Until then it may take itself for one that it replaces.
+	Floor     sluice.Index
+	Address   string               // of this member, for the others; needed where there may be any
 	Transport Transport            // to the other members; nil: there will never be any
 	Boot      func() time.Duration // never jumps, counts while asleep; nil is the process's own clock
 	// Origin is that of the [Arrived] by which the Machine's state came here.
@@ -72,7 +75,7 @@ func (c Config) Validate() error {
 		err = errors.New("the node id is 0: members count from 1")
 	case c.Node >= maxNode:
 		err = fmt.Errorf("the node id %d: give a smaller number", c.Node)
-	case len(c.Members) > 0 && !slices.ContainsFunc(c.Members, func(m Member) bool { return m.Node == c.Node }):
+	case len(c.Members) > 0 && c.Floor == 0 && !slices.ContainsFunc(c.Members, func(m Member) bool { return m.Node == c.Node }):
 		err = fmt.Errorf("node %d is not among the members of the cluster", c.Node)
 	case len(c.Members) > 1 && c.Transport == nil:
 		err = errors.New("there are several members and no transport between them")
@@ -124,7 +127,6 @@ func (c Config) filled() Config {
 func (c Config) first() members {
 	m := members{}
 	switch {
-	case c.Joining:
 	case len(c.Members) == 0:
 		m.conf.Voters = []uint64{c.Node}
 	default:

@@ -280,9 +280,22 @@ func (j *Journal) cause() error {
 
 // sole says whether this member is the only voter.
 func (j *Journal) sole() bool {
+	if j.mute() {
+		return false
+	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.role.sole
+}
+
+// mute says that this member has no say yet.
+func (j *Journal) mute() bool {
+	if j.cfg.Floor == 0 {
+		return false
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.applied < uint64(j.cfg.Floor)
 }
 
 // Status returns how the journal stands.

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"context"
 	"encoding/binary"
 	"time"
 
@@ -33,6 +34,16 @@ func (j *Journal) leased() bool {
 	return j.leading != 0 && (j.role.sole || j.cfg.Boot() < j.lease.until)
 }
 
+// Leased says whether this member still is the primary for sure: by its lease, else by
+// asking the others. It is asked after a read, before the answer leaves.
+func (j *Journal) Leased(ctx context.Context) bool {
+	if j.leased() {
+		return true
+	}
+	_, err := j.ReadBarrier(ctx)
+	return err == nil
+}
+
 // extend notes that a majority confirmed a round begun at a time in a term.
 func (j *Journal) extendLocked(term uint64, sent time.Duration) {
 	if j.role.primary && j.role.term == term && j.lease.barred != term {
@@ -57,7 +68,9 @@ func (r *rounds) ask(j *Journal, b *barrier) {
 
 // tick does what is due from time to time.
 func (j *Journal) tick(r *rounds) {
-	j.raft.Tick()
+	if !j.mute() {
+		j.raft.Tick()
+	}
 	if j.raft.BasicStatus().RaftState != raft.StateLeader {
 		return
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
@@ -64,12 +65,14 @@ func (j *Journal) Remove(ctx context.Context, node uint64) error {
 
 // Transfer hands the place of the primary to a voter, 0 being the one that is furthest,
 // and returns when this member is not the primary any more. Kind Busy: there is none to
-// take it; Timeout: it did not take it, and this member goes on.
+// take it, or it did not take it within some elections' time and this member goes on.
 func (j *Journal) Transfer(ctx context.Context, node uint64) error {
 	term, changed := j.Leading()
 	if err := j.change(ctx, &change{kind: changeTransfer, member: Member{Node: node}}); err != nil {
 		return err
 	}
+	patience := time.NewTimer(3 * electionTicks * j.cfg.Tick)
+	defer patience.Stop()
 	for {
 		now, again := j.Leading()
 		if now != term {
@@ -77,6 +80,8 @@ func (j *Journal) Transfer(ctx context.Context, node uint64) error {
 		}
 		select {
 		case <-changed:
+		case <-patience.C:
+			return changeError(sluice.Busy, "the other master did not take the place; this one goes on")
 		case <-ctx.Done():
 			return sluice.Wrap("transfer", "", ctx.Err())
 		}
@@ -160,7 +165,7 @@ func (j *Journal) judge(st raft.Status, c *change) (raftpb.ConfChangeV2, error) 
 		if there {
 			return cc, changeError(sluice.Exists, "there is a master %d; for a machine that lost its disk, remove it first", c.member.Node)
 		}
-		single.Type, cc.Context = raftpb.ConfChangeAddLearnerNode, appendBook(nil, []Member{c.member})
+		single.Type, cc.Context = raftpb.ConfChangeAddLearnerNode, appendBook(nil, j.introduce(c.member))
 	case changePromote:
 		switch {
 		case !there:
@@ -184,6 +189,15 @@ func (j *Journal) judge(st raft.Status, c *change) (raftpb.ConfChangeV2, error) 
 	}
 	cc.Changes = []raftpb.ConfChangeSingle{single}
 	return cc, nil
+}
+
+// introduce returns the addresses that go with a new member: its own and, where there
+// was only this member, that one's.
+func (j *Journal) introduce(m Member) []Member {
+	if me := j.member(j.cfg.Node); me.Address == "" && j.cfg.Address != "" {
+		return []Member{{Node: j.cfg.Node, Address: j.cfg.Address}, m}
+	}
+	return []Member{m}
 }
 
 // promoteLag is how many entries a member may lack when it gets its vote.

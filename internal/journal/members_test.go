@@ -216,7 +216,8 @@ func TestMembersChange(t *testing.T) {
 		if err := p.j.Promote(ctx, 4); !errors.Is(err, sluice.Busy) {
 			t.Errorf("a vote for a member that is not there: got %v, want busy", err)
 		}
-		n4 := s.add(4, func(c *Config) { c.Joining = true })
+		floor := p.j.Status().Commit
+		n4 := s.add(4, func(c *Config) { c.Floor, c.Members = floor, members3() })
 		s.settle()
 		if st := n4.j.Status(); st.First == 1 {
 			t.Errorf("the new member came by the log alone: %+v", st)
@@ -246,6 +247,52 @@ func TestMembersChange(t *testing.T) {
 		<-p.j.Done()
 		if err := p.j.Status().Err; !errors.Is(err, errRemoved) {
 			t.Errorf("the removed member stopped with %v", err)
+		}
+	})
+}
+
+func members3() []Member {
+	return []Member{{1, "m1"}, {2, "m2"}, {3, "m3"}}
+}
+
+// TestNewDiskOldName: a member that comes in under the name of one it replaces has no say
+// before it knows that it was added, even where it once was the only one.
+func TestNewDiskOldName(t *testing.T) {
+	cryptotest.SetGlobalRandom(t, 15)
+	synctest.Test(t, func(t *testing.T) {
+		s := newSim(t, 15, 1)
+		defer s.end()
+		ctx := t.Context()
+		one := s.nodes[0]
+		s.primary()
+		first := []Member{{1, "m1"}}
+		for node := uint64(2); node <= 3; node++ {
+			must(t, one.j.Add(ctx, Member{Node: node, Address: fmt.Sprint("m", node)}))
+			floor := one.j.Status().Commit
+			s.add(node, func(c *Config) { c.Floor, c.Members = floor, first })
+			for one.j.Promote(ctx, node) != nil {
+				time.Sleep(100 * time.Millisecond)
+			}
+		}
+		propose2(t, one.j, "with three")
+		must(t, one.j.Transfer(ctx, 2))
+		two := s.primary()
+		one.crash(t, s.rng)
+		must(t, two.j.Remove(ctx, 1))
+		must(t, two.j.Add(ctx, Member{Node: 1, Address: "m1"}))
+		floor := two.j.Status().Commit
+		one.fs = vfs.NewCrashableMem()
+		one.tune = func(c *Config) { c.Floor, c.Members = floor, first }
+		s.w.isolate(1, true, true)
+		one.start(t)
+		time.Sleep(time.Minute)
+		if term, _ := one.j.Leading(); term != 0 {
+			t.Fatal("the new member leads a cluster of its own")
+		}
+		s.w.heal()
+		s.settle()
+		if got := one.j.Status(); !slices.Equal(got.Learners, []uint64{1}) || !slices.Equal(one.m.data, []string{"with three"}) {
+			t.Errorf("the new member knows learners %v, and has %q", got.Learners, one.m.data)
 		}
 	})
 }

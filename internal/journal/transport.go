@@ -117,8 +117,9 @@ func (j *Journal) step(m raftpb.Message) {
 	j.heard[m.From] = j.cfg.Boot()
 	switch m.Type {
 	case raftpb.MsgVote, raftpb.MsgPreVote, raftpb.MsgTimeoutNow:
-		// What this member promised before it was started it does not know any more.
-		if j.cfg.Boot() < j.silent {
+		// What this member promised before it was started it does not know any more. Who
+		// hands on its place has given up its lease before.
+		if j.cfg.Boot() < j.silent && m.Type != raftpb.MsgTimeoutNow || j.mute() {
 			return
 		}
 	case raftpb.MsgSnap:

@@ -36,10 +36,16 @@ const (
 	MethodIntents      = 20
 	MethodToken        = 21
 	MethodPing         = 22
+	MethodMasters      = 23
 
 	// To a master, from a worker.
 	MethodHeartbeat = 40
 	MethodOrders    = 41
+
+	// To a master, from another.
+	MethodPeerHello    = 80
+	MethodPeerPackets  = 81
+	MethodPeerQuestion = 82
 
 	// To a worker, from a client.
 	MethodReadBlock = 60

@@ -6,4 +6,4 @@ set -eu
 cd "$(dirname "$0")"
 protoc -I . --go_out=. --go_opt=paths=source_relative \
   --go-vtproto_out=. --go-vtproto_opt=paths=source_relative,features=marshal+unmarshal+size \
-  words.proto command.proto rpc.proto
+  words.proto command.proto rpc.proto peer.proto
