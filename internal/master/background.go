@@ -43,6 +43,7 @@ func (m *Master) housekeep() {
 		}
 		m.intents.resume()
 		m.reaper.kick()
+		m.promote(m.ctx)
 		if m.cfg.Boot()-swept > sweepTime {
 			swept = m.cfg.Boot()
 			m.wg.Go(m.sweep)

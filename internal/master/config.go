@@ -2,16 +2,21 @@ package master
 
 import (
 	"cmp"
+	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net"
+	"slices"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/sluicefs/sluice"
 	"github.com/sluicefs/sluice/internal/auth"
+	"github.com/sluicefs/sluice/internal/journal"
 	"github.com/sluicefs/sluice/underfs"
 )
 
@@ -47,6 +52,13 @@ type Config struct {
 	Version   string               // of the program, for reports
 	Warnings  func() []string      // what an operator should see in every report; may be nil
 
+	// Several masters ([NewMember]); [Open] ignores these.
+	Peers []journal.Member                                                  // all of them, this one included; with Join, those that are there
+	Join  bool                                                              // come into a cluster that is there, after having been added
+	Dial  func(ctx context.Context, network, addr string) (net.Conn, error) // nil is net.Dialer
+	TLS   *tls.Config                                                       // towards the other masters; nil is plain TCP
+	Tick  time.Duration                                                     // of elections, which take 10 to 20; 0 is 100 ms
+
 	CacheBytes    int64         // memory of the state's tables; 0 is the store's default
 	SessionLease  time.Duration // of a new cluster; 0 is 30 s
 	SessionWindow int           // remembered answers of a session, in a new cluster; 0 is 1,024
@@ -69,6 +81,12 @@ func (c Config) Validate() error {
 		err = errors.New("there is no cluster key: load or create a key file")
 	case c.Superuser == "":
 		err = errors.New("there is no superuser: name the owner of the root directory")
+	case len(c.Peers) > 0 && (c.Node == 0 || c.Address == ""):
+		err = errors.New("one of several masters needs its id and the address at which the others reach it")
+	case len(c.Peers) > 0 && !c.Join && !slices.Contains(c.Peers, journal.Member{Node: c.Node, Address: c.Address}):
+		err = fmt.Errorf("master %d at %s is not among the peers", c.Node, c.Address)
+	case samePeers(c.Peers):
+		err = errors.New("two of the peers have the same id or address")
 	case c.NoticeLease < 0 || c.NoticeLease > DefaultNoticeLease:
 		err = fmt.Errorf("a notice lease of %v: give at most %v, or 0 for that", c.NoticeLease, DefaultNoticeLease)
 	case c.SessionLease < 0 || c.SessionWindow < 0 || c.GrantLife < 0 || c.Attempt < 0 || c.WorkerTimeout < 0 || c.Background < 0 || c.CacheBytes < 0:
@@ -78,6 +96,18 @@ func (c Config) Validate() error {
 		return &sluice.Error{Op: "open master", Kind: sluice.Invalid, Err: err}
 	}
 	return nil
+}
+
+// samePeers says whether two have an id or address in common.
+func samePeers(peers []journal.Member) bool {
+	for i, a := range peers {
+		for _, b := range peers[:i] {
+			if a.Node == b.Node || a.Address == b.Address {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // filled returns c with its defaults in place.

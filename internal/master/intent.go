@@ -231,10 +231,10 @@ func (x *intents) carry(r *run) {
 // fenced waits until nothing of an earlier primary's attempts can arrive at the store any
 // more, where the store cannot refuse it, and says whether the master goes on. Calls to
 // a file system end with the process that made them, which our lock of the directory
-// says is gone; those of workers do not.
+// says is gone where there is one master; those of workers, and of other masters, do not.
 func (x *intents) fenced(ctx context.Context, t *task) bool {
 	e := x.m.mountTable.Load().byID(t.Mount)
-	if !t.tried || e == nil || e.features.CreateIfAbsent && e.features.ReplaceIf || e.features.NativeDirs && t.Attempt.Worker == 0 {
+	if !t.tried || e == nil || e.features.CreateIfAbsent && e.features.ReplaceIf || e.features.NativeDirs && t.Attempt.Worker == 0 && x.m.member == nil {
 		return true
 	}
 	left := x.m.started + max(t.Attempt.TimeLeft, x.m.cfg.Attempt) - x.m.cfg.Boot()

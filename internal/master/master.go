@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/sluicefs/sluice"
 	"github.com/sluicefs/sluice/internal/fleet"
@@ -32,6 +35,7 @@ type Master struct {
 	state   *namespace.State
 	machine *machine
 	journal *journal.Journal
+	member  *Member // it is one of several, and lasts for a term; nil: it is alone
 	ticker  *ticker
 	batcher *batcher
 
@@ -100,20 +104,29 @@ func (m *Master) openAll(ctx context.Context) error {
 // openDir readies the directory and takes it for this process.
 func (m *Master) openDir() (identity, error) {
 	fs, dir := m.cfg.FS, m.cfg.Dir
-	if err := checkOwner(fs, dir); err != nil {
-		return identity{}, err
-	}
-	if err := fs.MkdirAll(dir, 0o700); err != nil {
-		return identity{}, err
-	}
-	lock, err := lockDir(fs, dir)
+	lock, err := takeDir(fs, dir)
 	if err != nil {
 		return identity{}, err
 	}
 	m.lock = lock
+	if p, found, err := readSmall(fs, fs.PathJoin(dir, "MEMBERS")); err != nil || found {
+		return identity{}, errors.Join(err, &sluice.Error{Kind: sluice.Invalid, Err: fmt.Errorf(
+			"%s is the directory of one of several masters: start it with the peers it was made with (%q)", dir, strings.ReplaceAll(p, "\n", "; "))})
+	}
 	return loadIdentity(fs, dir, func() identity {
 		return identity{cluster: fmt.Sprintf("%016x%016x", m.cfg.Rand.Uint64(), m.cfg.Rand.Uint64()), incarnation: m.cfg.Rand.Uint64() | 1}
 	})
+}
+
+// takeDir makes a master's directory and keeps others off it until the result is closed.
+func takeDir(fs vfs.FS, dir string) (io.Closer, error) {
+	if err := checkOwner(fs, dir); err != nil {
+		return nil, err
+	}
+	if err := fs.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	return lockDir(fs, dir)
 }
 
 // openState opens the tree where the last flush left it.
@@ -260,9 +273,8 @@ func (m *Master) Close() error {
 	return m.closed
 }
 
-// release lets go of what open has taken, in reverse order, after the context ended.
-func (m *Master) release() error {
-	var err error
+// rest waits for everything in the background, after the context ended.
+func (m *Master) rest() {
 	m.wg.Wait()
 	if m.intents != nil {
 		m.intents.wait()
@@ -273,6 +285,12 @@ func (m *Master) release() error {
 	if m.batcher != nil {
 		m.batcher.close()
 	}
+}
+
+// release lets go of what open has taken, in reverse order, after the context ended.
+func (m *Master) release() error {
+	var err error
+	m.rest()
 	if m.journal != nil {
 		err = m.journal.Close()
 	}
