@@ -74,3 +74,41 @@ func (c *Client) Token(ctx context.Context, p sluice.Principal, lifetime time.Du
 	}
 	return a.Token, nil
 }
+
+// The changes of a MastersRequest.
+const (
+	mastersAdd      = 1
+	mastersRemove   = 2
+	mastersTransfer = 3
+)
+
+// Members implements [sluice.MasterAdmin].
+func (c *Client) Members(ctx context.Context) ([]sluice.MasterMember, error) {
+	var a wire.MastersAnswer
+	if err := c.ask(ctx, wire.MethodMasters, &wire.MastersRequest{Call: c.header()}, &a); err != nil {
+		return nil, sluice.Wrap("list masters", "", err)
+	}
+	return wire.Map(a.Masters, func(m *wire.MasterMember) sluice.MasterMember {
+		return sluice.MasterMember{Node: m.Node, Address: m.Address, Primary: m.Primary, Voter: m.Voter, Active: m.Active, Match: sluice.Index(m.Match)}
+	}), nil
+}
+
+// AddMaster implements [sluice.MasterAdmin].
+func (c *Client) AddMaster(ctx context.Context, node uint64, address string) error {
+	return c.changeMasters(ctx, &wire.MastersRequest{Change: mastersAdd, Node: node, Address: address})
+}
+
+// RemoveMaster implements [sluice.MasterAdmin].
+func (c *Client) RemoveMaster(ctx context.Context, node uint64) error {
+	return c.changeMasters(ctx, &wire.MastersRequest{Change: mastersRemove, Node: node})
+}
+
+// TransferMaster implements [sluice.MasterAdmin].
+func (c *Client) TransferMaster(ctx context.Context, node uint64) error {
+	return c.changeMasters(ctx, &wire.MastersRequest{Change: mastersTransfer, Node: node})
+}
+
+func (c *Client) changeMasters(ctx context.Context, q *wire.MastersRequest) error {
+	q.Call = c.header()
+	return sluice.Wrap("change masters", "", c.ask(ctx, wire.MethodMasters, q, &wire.MastersAnswer{}))
+}

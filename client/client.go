@@ -28,6 +28,8 @@ var (
 	_ sluice.Locator = (*Client)(nil)
 	_ sluice.Watcher = (*Client)(nil)
 	_ sluice.Admin   = (*Client)(nil)
+
+	_ sluice.MasterAdmin = (*Client)(nil)
 )
 
 // core is what all views of one client share.
@@ -63,7 +65,7 @@ func New(ctx context.Context, cfg Config) (*Client, error) {
 	cfg = cfg.withDefaults()
 	c := &core{cfg: cfg, log: cfg.Log, dice: &dice{rand: rand.New(cfg.Rand)}}
 	c.alive, c.end = context.WithCancel(context.WithoutCancel(ctx))
-	c.masters = newMasters(cfg, c.dice)
+	c.masters = newMasters(cfg, c.dice, c.background)
 	c.workers = newWorkers(c)
 	c.grants = newGrants(cfg.Grants)
 	c.locals = newLocals(cfg.Descriptors, max(4<<20, cfg.Memory/4))

@@ -20,6 +20,7 @@ type masters struct {
 	dice  *dice
 	retry time.Duration
 	soon  time.Duration // see answeredRetry
+	watch func()        // starts the watch of the primary, at the first call
 
 	primary atomic.Pointer[desk] // whom the last good answer came from, or who was named
 
@@ -31,23 +32,37 @@ type masters struct {
 
 // desk is one master.
 type desk struct {
-	addr string
-	conn *rpc.Client
+	addr         string
+	conn         *rpc.Client
+	begun, ended atomic.Int64 // requests
+}
+
+// call makes one request.
+func (d *desk) call(ctx context.Context, method rpc.Method, req, resp rpc.Message) error {
+	d.begun.Add(1)
+	err := d.conn.Call(ctx, method, req, resp)
+	d.ended.Add(1)
+	return err
 }
 
 // Pauses between tries, and how often a named primary is followed without one.
 const (
 	firstPause = 20 * time.Millisecond
 	lastPause  = time.Second
-	maxHops    = 4
-	maxMasters = 64
+	// While there is no primary they are asked more often: an election takes a second.
+	electionPause = 200 * time.Millisecond
+	maxHops       = 4
+	maxMasters    = 64
 	// An answer (not a lost connection) of kind Unavailable is about something behind the
 	// master, which has waited for it already: it is asked again only if it came so early.
 	answeredRetry = time.Second
 )
 
-func newMasters(cfg Config, d *dice) *masters {
-	return &masters{find: cfg.Masters, rpc: cfg.rpcConfig(), dice: d, retry: cfg.Retry, soon: answeredRetry, desks: map[string]*desk{}}
+// newMasters starts, with background, the watch when it is first needed.
+func newMasters(cfg Config, d *dice, background func(func(context.Context))) *masters {
+	m := &masters{find: cfg.Masters, rpc: cfg.rpcConfig(), dice: d, retry: cfg.Retry, soon: answeredRetry, desks: map[string]*desk{}}
+	m.watch = sync.OnceFunc(func() { background(m.watchPrimary) })
+	return m
 }
 
 // call sends a request to the primary and repeats it while that may help. unsure says
@@ -55,7 +70,7 @@ func newMasters(cfg Config, d *dice) *masters {
 func (m *masters) call(ctx context.Context, method rpc.Method, req, resp rpc.Message) (unsure bool, err error) {
 	begin := time.Now()
 	if d := m.primary.Load(); d != nil {
-		if err = d.conn.Call(ctx, method, req, resp); err == nil {
+		if err = d.call(ctx, method, req, resp); err == nil {
 			return false, nil
 		}
 		return m.persist(ctx, begin, method, req, resp, d, err)
@@ -66,6 +81,7 @@ func (m *masters) call(ctx context.Context, method rpc.Method, req, resp rpc.Mes
 // persist is the slow path of call: the first try at d (nil: there was none) failed.
 func (m *masters) persist(ctx context.Context, begin time.Time, method rpc.Method, req, resp rpc.Message, d *desk, err error) (unsure bool, _ error) {
 	pause, hops := firstPause, 0
+	m.watch()
 	for {
 		if err != nil {
 			unsure = unsure || unanswered(err)
@@ -78,7 +94,11 @@ func (m *masters) persist(ctx context.Context, begin time.Time, method rpc.Metho
 				if serr := sleep(ctx, m.dice.jitter(pause)); serr != nil {
 					return unsure, &sluice.Error{Kind: sluice.KindOf(serr), Err: fmt.Errorf("%w; the last try: %w", serr, err)}
 				}
-				pause = min(2*pause, lastPause)
+				most := lastPause
+				if m.primary.Load() == nil {
+					most = electionPause
+				}
+				pause = min(2*pause, most)
 			} else {
 				hops++
 			}
@@ -90,7 +110,7 @@ func (m *masters) persist(ctx context.Context, begin time.Time, method rpc.Metho
 			err = &unsent{err}
 			continue
 		}
-		if err = d.conn.Call(ctx, method, req, resp); err == nil {
+		if err = d.call(ctx, method, req, resp); err == nil {
 			m.primary.Store(d)
 			return false, nil
 		}

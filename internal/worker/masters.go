@@ -9,6 +9,7 @@ import (
 
 	"github.com/sluicefs/sluice"
 	"github.com/sluicefs/sluice/internal/rpc"
+	"github.com/sluicefs/sluice/internal/wire"
 )
 
 // masters follows the primary.
@@ -34,7 +35,7 @@ func (m *masters) call(ctx context.Context, method rpc.Method, req, resp rpc.Mes
 	var last error
 	if addr != "" {
 		tried[addr] = true
-		if last = m.ask(ctx, addr, method, req, resp); !elsewhere(last) || ctx.Err() != nil {
+		if last = m.ask(ctx, addr, method, req, resp); !elsewhere(last) && !errors.Is(last, sluice.Timeout) || ctx.Err() != nil {
 			return last
 		}
 	}
@@ -52,7 +53,7 @@ func (m *masters) call(ctx context.Context, method rpc.Method, req, resp rpc.Mes
 		}
 		tried[addr] = true
 		last = m.ask(ctx, addr, method, req, resp)
-		if !elsewhere(last) || ctx.Err() != nil {
+		if !elsewhere(last) && !errors.Is(last, sluice.Timeout) || ctx.Err() != nil {
 			return last
 		}
 		if named := primaryOf(last); named != "" && len(tried) < maxMasters {
@@ -86,19 +87,42 @@ func (m *masters) ask(ctx context.Context, addr string, method rpc.Method, req, 
 	if err != nil {
 		return err
 	}
+	if method == wire.MethodHeartbeat { // it needs no work: who does not answer is not there
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, beatTimeout/4)
+		defer cancel()
+	}
 	err = c.Call(ctx, method, req, resp)
 	if err != nil {
 		err = fmt.Errorf("master %s: %w", addr, err)
 	}
+	var left []*rpc.Client
 	m.mu.Lock()
 	switch {
-	case err == nil:
+	case err == nil && m.primary != addr:
 		m.primary = addr
-	case elsewhere(err) && m.primary == addr:
+		left = m.leaveLocked(addr)
+	case m.primary == addr && (elsewhere(err) || errors.Is(err, sluice.Timeout)):
 		m.primary = ""
 	}
 	m.mu.Unlock()
+	for _, c := range left {
+		_ = c.Close() // nothing is sent by it
+	}
 	return err
+}
+
+// leaveLocked gives up the connections to all but the primary: requests may wait there
+// for a master that will never answer.
+func (m *masters) leaveLocked(primary string) []*rpc.Client {
+	var left []*rpc.Client
+	for addr, c := range m.conns {
+		if addr != primary {
+			left = append(left, c)
+			delete(m.conns, addr)
+		}
+	}
+	return left
 }
 
 func (m *masters) conn(addr string) (*rpc.Client, error) {
