@@ -41,6 +41,9 @@ type masterConfig struct {
 	HTTP          string        `koanf:"http" help:"host:port of metrics, health and pprof. Beyond loopback only the networks in auth.trusted are answered, and pprof is not. Empty: none."`
 	Dir           string        `koanf:"dir" help:"Journal and metadata. Default: DATA/master."`
 	CacheSize     size          `koanf:"cache_size" help:"Memory for cached metadata blocks on top of hot rows."`
+	ID            uint64        `koanf:"id" help:"Which of the peers this master is. Default: the one whose address is master.listen or the unix socket."`
+	Peers         []string      `koanf:"peers" help:"All masters of the cluster as ID=ADDRESS, this one included, the same on every one: 1=a:7400,2=b:7400,3=c:7400. Empty: this master is alone. See docs/ha.md."`
+	Join          bool          `koanf:"join" help:"Come into a cluster that is there, after sluice admin masters add; peers then names masters to ask. Of no matter once it has come in."`
 	SessionLease  time.Duration `koanf:"session_lease" help:"A client not heard of for so long loses its incomplete files. Set at the first start."`
 	WorkerTimeout time.Duration `koanf:"worker_timeout" help:"A worker not heard of for so long is counted as lost."`
 }
@@ -113,7 +116,15 @@ func (c *config) masters(given []string) []string {
 	if len(given) > 0 {
 		return given
 	}
-	return []string{"unix:" + c.socket("master")}
+	// sluice up may have started several.
+	sockets, err := filepath.Glob(filepath.Join(c.Data, "run", "master*.sock"))
+	if err != nil || len(sockets) == 0 {
+		sockets = []string{c.socket("master")}
+	}
+	for i, s := range sockets {
+		sockets[i] = "unix:" + s
+	}
+	return sockets
 }
 
 // validate checks what the types cannot, and says what to change.

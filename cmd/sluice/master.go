@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"os/user"
+	"strconv"
 
 	"github.com/spf13/cobra"
 
 	"github.com/sluicefs/sluice/internal/master"
 	"github.com/sluicefs/sluice/internal/rpc"
+	"github.com/sluicefs/sluice/internal/shell"
 	"github.com/sluicefs/sluice/underfs"
 	"github.com/sluicefs/sluice/underfs/hdfs"
 	"github.com/sluicefs/sluice/underfs/local"
@@ -28,15 +30,50 @@ func stores() *underfs.Registry {
 	)
 }
 
+// desk is a master, alone or one of several.
+type desk interface {
+	Stats() master.Stats
+	Ready() error
+}
+
 func (p *program) master() *cobra.Command {
-	return &cobra.Command{
+	var peers string
+	var id uint64
+	var join bool
+	cmd := &cobra.Command{
 		Use: "master", Short: "Serve the namespace", Args: cobra.NoArgs,
+		Long: `Serve the namespace.
+
+Alone, or with --peers as one of several that elect a primary and lose nothing when one of them does: see ha.md.
+The first of them makes the cluster's key; copy its file to the others before they are started.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			h, err := p.host(true)
+			if peers != "" {
+				p.set = append(p.set, "master.peers="+peers)
+			}
+			if id != 0 {
+				p.set = append(p.set, "master.id="+strconv.FormatUint(id, 10))
+			}
+			if join {
+				p.set = append(p.set, "master.join=true")
+			}
+			cfg, err := p.read()
 			if err != nil {
 				return err
 			}
-			m, err := h.startMaster(cmd.Context())
+			seat, err := cfg.seat()
+			if err != nil {
+				return &shell.Usage{Err: err}
+			}
+			h, err := p.host(seat.makesKey())
+			if err != nil {
+				return err
+			}
+			var m desk
+			if seat == nil {
+				m, err = h.startMaster(cmd.Context())
+			} else {
+				m, err = h.startMember(cmd.Context(), *seat)
+			}
 			var http string
 			if err == nil {
 				http, err = h.listenHTTP("master", h.cfg.Master.HTTP, func() []metric { return masterMetrics(m.Stats()) }, m.Ready)
@@ -48,28 +85,25 @@ func (p *program) master() *cobra.Command {
 			return h.wait(cmd.Context())
 		},
 	}
+	cmd.Flags().StringVar(&peers, "peers", "", "all masters, as ID=ADDRESS,..., the same on every one (setting master.peers)")
+	cmd.Flags().Uint64Var(&id, "id", 0, "which of them this one is (setting master.id)")
+	cmd.Flags().BoolVar(&join, "join", false, "come into a cluster that is there, after sluice admin masters add (setting master.join)")
+	return cmd
 }
 
 // startMaster opens the master and its listeners.
 func (h *host) startMaster(ctx context.Context) (*master.Master, error) {
-	me, err := user.Current()
-	if err != nil {
-		return nil, fmt.Errorf("who runs this process: %w", err)
-	}
-	group := me.Username
-	if g, err := user.LookupGroupId(me.Gid); err == nil {
-		group = g.Name
-	}
 	c := h.cfg.Master
 	address := c.Listen
 	if address == "" {
 		address = "unix:" + h.cfg.socket("master")
 	}
-	m, err := master.Open(ctx, master.Config{
-		Dir: h.cfg.masterDir(), Address: address, Registry: stores(), Keys: h.keys, Superuser: me.Username, Group: group,
-		Log: h.log.With("part", "master"), Version: versionText(), CacheBytes: int64(c.CacheSize),
-		SessionLease: c.SessionLease, WorkerTimeout: c.WorkerTimeout, Warnings: h.warnings,
-	})
+	mc, err := h.masterConfig()
+	if err != nil {
+		return nil, err
+	}
+	mc.Dir, mc.Address = h.cfg.masterDir(), address
+	m, err := master.Open(ctx, mc)
 	if err != nil {
 		return nil, err
 	}
@@ -78,6 +112,24 @@ func (h *host) startMaster(ctx context.Context) (*master.Master, error) {
 		Role: rpc.RoleMaster, Identity: m.Identity, Inline: m.Inline, MaxMessage: master.MaxMessage,
 	}, m.Handler())
 	return m, err
+}
+
+// masterConfig is what every master is opened with.
+func (h *host) masterConfig() (master.Config, error) {
+	me, err := user.Current()
+	if err != nil {
+		return master.Config{}, fmt.Errorf("who runs this process: %w", err)
+	}
+	group := me.Username
+	if g, err := user.LookupGroupId(me.Gid); err == nil {
+		group = g.Name
+	}
+	c := h.cfg.Master
+	return master.Config{
+		Registry: stores(), Keys: h.keys, Superuser: me.Username, Group: group,
+		Log: h.log.With("part", "master"), Version: versionText(), CacheBytes: int64(c.CacheSize),
+		SessionLease: c.SessionLease, WorkerTimeout: c.WorkerTimeout, Warnings: h.warnings,
+	}, nil
 }
 
 // warnings are what stays visible in every report.

@@ -8,6 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/sluicefs/sluice/internal/master"
+	"github.com/sluicefs/sluice/internal/shell"
 	"github.com/sluicefs/sluice/internal/web"
 )
 
@@ -18,6 +20,7 @@ func joined(err ...error) error { return errors.Join(err...) }
 
 func (p *program) up() *cobra.Command {
 	var clear, yes bool
+	var masters int
 	cmd := &cobra.Command{
 		Use: "up", Short: "Start a master and a worker on this machine", Args: cobra.NoArgs,
 		Long: `Start a master and a worker on this machine.
@@ -25,7 +28,10 @@ func (p *program) up() *cobra.Command {
 Everything lies below the data directory (~/.sluice, or --set data=DIR); nothing listens beyond this machine.
 Ctrl-C or SIGTERM stops both within seconds; the next start goes on where this one ended. A tmpfs that the
 worker mounted for its MEM tier stays mounted, with what is cached; --clear removes it, after listing what
-exists nowhere else.`,
+exists nowhere else.
+
+With --masters 3 there are three masters in this process, that elect a primary: to try what ha.md describes, not to
+survive anything. A data directory stays with the number it was first started with.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if clear {
 				return p.clear(cmd.Context(), yes)
@@ -34,7 +40,10 @@ exists nowhere else.`,
 			if err != nil {
 				return err
 			}
-			http, err := h.startBoth(cmd.Context())
+			if masters < 1 || masters > 9 {
+				return &shell.Usage{Err: fmt.Errorf("--masters %d: give 1 to 9, an odd number", masters)}
+			}
+			http, err := h.startBoth(cmd.Context(), masters)
 			if err != nil {
 				return joined(err, h.stop())
 			}
@@ -49,12 +58,22 @@ exists nowhere else.`,
 	}
 	cmd.Flags().BoolVar(&clear, "clear", false, "drop the cache of a stopped worker and unmount its tmpfs")
 	cmd.Flags().BoolVar(&yes, "yes", false, "with --clear: even what exists nowhere else")
+	cmd.Flags().IntVar(&masters, "masters", 1, "how many masters to start")
 	return cmd
 }
 
-// startBoth starts a master and a worker in this process and returns where metrics are.
-func (h *host) startBoth(ctx context.Context) (http string, err error) {
-	m, err := h.startMaster(ctx)
+// startBoth starts a master, or several, and a worker in this process and returns where
+// metrics are.
+func (h *host) startBoth(ctx context.Context, masters int) (http string, err error) {
+	var m desk
+	if masters == 1 {
+		m, err = h.startMaster(ctx)
+	} else {
+		var all []*master.Member
+		if all, err = h.startSeveral(ctx, masters); err == nil {
+			m = all[0]
+		}
+	}
 	if err != nil {
 		return "", err
 	}

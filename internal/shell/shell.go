@@ -173,7 +173,7 @@ func New(env Env) (fs, admin *cobra.Command) {
 	fs.AddCommand(c.mv(), c.rm(), c.mkdir(), c.chmod(), c.chown(), c.chgrp(), c.setfattr(), c.getfattr(), c.pin(), c.unpin(), c.setttl(), c.ln())
 	fs.AddCommand(c.location(), c.free(), c.load(), c.persist())
 	fs.AddCommand(c.mount(), c.unmount(), c.mounts())
-	admin.AddCommand(c.report(), c.intents(), c.token())
+	admin.AddCommand(c.report(), c.intents(), c.token(), c.masters())
 	for _, group := range []*cobra.Command{fs, admin} {
 		Group(group)
 		Output(group, &c.json)
