@@ -33,7 +33,8 @@ func (w *writer) chooseFrom(ctx context.Context, begin func(to *worker) error) e
 	start, pause := time.Now(), firstPause
 	for {
 		var last error = &sluice.Error{Kind: sluice.Unavailable, Err: errors.New("there is no worker")}
-		for _, to := range w.c.workers.takers(ctx, w.content) {
+		all := w.c.workers.takers(ctx, w.content)
+		for _, to := range all {
 			if last = begin(to); last == nil {
 				w.to = to
 				return nil
@@ -46,6 +47,9 @@ func (w *writer) chooseFrom(ctx context.Context, begin func(to *worker) error) e
 			if ctx.Err() != nil {
 				return last
 			}
+		}
+		if len(all) == 0 {
+			w.c.workers.look(ctx)
 		}
 		if !sluice.KindOf(last).Retriable() || time.Since(start) >= w.c.cfg.Retry {
 			return last

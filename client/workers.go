@@ -11,6 +11,7 @@ import (
 	"github.com/sluicefs/sluice"
 	"github.com/sluicefs/sluice/internal/policy"
 	"github.com/sluicefs/sluice/internal/rpc"
+	"github.com/sluicefs/sluice/internal/wire"
 )
 
 // workers are the connections to the workers of the view, made when first needed.
@@ -41,6 +42,9 @@ func (w *workers) learn(v *sluice.View) {
 	if v == nil {
 		return
 	}
+	if old := w.view.Load(); len(v.Workers) == 0 && old != nil && len(old.Workers) > 0 {
+		return // a new primary has not heard of any yet; those known most likely are still there
+	}
 	w.view.Store(v)
 	live := make(map[sluice.WorkerID]*sluice.WorkerInfo, len(v.Workers))
 	for i := range v.Workers {
@@ -65,6 +69,15 @@ func (w *workers) learn(v *sluice.View) {
 				conn.conn.Close()
 			}
 		})
+	}
+}
+
+// look asks the primary which workers there are.
+func (w *workers) look(ctx context.Context) {
+	var a wire.ViewAnswer
+	q := &wire.ViewRequest{Call: &wire.CallHeader{}, Known: w.version()}
+	if _, err := w.c.masters.call(ctx, wire.MethodView, q, &a); err == nil {
+		w.learn(a.View.Sluice())
 	}
 }
 

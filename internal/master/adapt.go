@@ -29,7 +29,7 @@ func (m *Master) intentOpen(id uint64) bool {
 // beginAttempt journals that the store is about to be asked, and returns the attempt's
 // number.
 func (m *Master) beginAttempt(ctx context.Context, t *task, term uint64) (uint64, error) {
-	b := &wire.BeginAttempt{Intent: t.ID, TimeLeft: int64(m.cfg.Attempt), Term: term}
+	b := &wire.BeginAttempt{Intent: t.ID, TimeLeft: int64(m.attempt(m.mountTable.Load().byID(t.Mount))), Term: term}
 	if t.Sealed.Prepared.Inline {
 		b.Worker = uint64(t.Sealed.Worker)
 	}

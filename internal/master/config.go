@@ -63,7 +63,7 @@ type Config struct {
 	SessionLease  time.Duration // of a new cluster; 0 is 30 s
 	SessionWindow int           // remembered answers of a session, in a new cluster; 0 is 1,024
 	GrantLife     time.Duration // of a capability; 0 is 1 h
-	NoticeLease   time.Duration // how long grants may be re-used without word from us; 0 is 5 s, at most that
+	NoticeLease   time.Duration // how long grants may be re-used without word from us; 0 is 5 s, at most that; 2 s with Peers
 	Attempt       time.Duration // how long a worker may work on one order; 0 is 30 s
 	WorkerTimeout time.Duration // a worker not heard of for so long is gone; 0 is 10 s
 	Background    time.Duration // between rounds of housekeeping; 0 is 1 s
@@ -137,6 +137,9 @@ func (c Config) filled() Config {
 	c.SessionLease = cmp.Or(c.SessionLease, DefaultSessionLease)
 	c.SessionWindow = cmp.Or(c.SessionWindow, DefaultSessionWindow)
 	c.GrantLife = cmp.Or(c.GrantLife, DefaultGrantLife)
+	if len(c.Peers) > 0 { // a new primary waits it out before it answers changes
+		c.NoticeLease = cmp.Or(c.NoticeLease, DefaultNoticeLease*2/5)
+	}
 	c.NoticeLease = cmp.Or(c.NoticeLease, DefaultNoticeLease)
 	c.Attempt = cmp.Or(c.Attempt, DefaultAttempt)
 	c.Background = cmp.Or(c.Background, time.Second)

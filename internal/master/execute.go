@@ -131,7 +131,7 @@ func (c *call) publish(ctx context.Context) (*wire.Object, error) {
 // order has the worker that holds the bytes send them.
 func (c *call) order(ctx context.Context) (*wire.Object, error) {
 	r, err := c.m.fleet.Order(ctx, c.t.Sealed.Worker, &wire.Order{
-		Intent: c.t.ID, Attempt: c.attempt, Term: c.term, TimeLeft: int64(c.m.cfg.Attempt),
+		Intent: c.t.ID, Attempt: c.attempt, Term: c.term, TimeLeft: int64(c.m.attempt(c.mount)),
 		Content: wire.FromContentID(c.t.Sealed.Content), Key: c.t.Key, Mount: uint64(c.t.Mount),
 		Put: true, Absent: c.t.Absent, Version: string(c.t.Version),
 	})

@@ -234,11 +234,26 @@ func (x *intents) carry(r *run) {
 // says is gone where there is one master; those of workers, and of other masters, do not.
 func (x *intents) fenced(ctx context.Context, t *task) bool {
 	e := x.m.mountTable.Load().byID(t.Mount)
-	if !t.tried || e == nil || e.features.CreateIfAbsent && e.features.ReplaceIf || e.features.NativeDirs && t.Attempt.Worker == 0 && x.m.member == nil {
+	if !t.tried || e == nil || refuses(e) || e.features.NativeDirs && t.Attempt.Worker == 0 && x.m.member == nil {
 		return true
 	}
-	left := x.m.started + max(t.Attempt.TimeLeft, x.m.cfg.Attempt) - x.m.cfg.Boot()
+	left := x.m.started + max(t.Attempt.TimeLeft, x.m.attempt(e)) - x.m.cfg.Boot()
 	return left <= 0 || sleep(ctx, left)
+}
+
+// refuses says whether a store itself refuses what comes too late.
+func refuses(e *mountEntry) bool { return e.features.CreateIfAbsent && e.features.ReplaceIf }
+
+// fencedAttempt is how long one try at a store may take where the next of several
+// primaries has to wait it out: changes under way at a failover wait as long.
+const fencedAttempt = 5 * time.Second
+
+// attempt is how long one try at a store may take.
+func (m *Master) attempt(e *mountEntry) time.Duration {
+	if m.member != nil && e != nil && e.features.NativeDirs && !refuses(e) {
+		return min(m.cfg.Attempt, fencedAttempt)
+	}
+	return m.cfg.Attempt
 }
 
 // endDiverged answers who waits for an intent that the store has refused and that
@@ -275,7 +290,7 @@ func (x *intents) attempt(ctx context.Context, r *run, t *task) (*wire.FinishInt
 	r.mu.Lock()
 	r.info.Attempts++
 	r.mu.Unlock()
-	limited, cancel := context.WithTimeout(ctx, x.m.cfg.Attempt)
+	limited, cancel := context.WithTimeout(ctx, x.m.attempt(e))
 	defer cancel()
 	c := &call{m: x.m, t: t, mount: e, store: store.Store, attempt: n, term: uint64(term)}
 	o, err := c.run(limited)

@@ -97,6 +97,15 @@ func (h handler) masters(ctx context.Context, r *rpc.Request) (rpc.Message, erro
 	})}, nil
 }
 
+// view answers which workers there are, where that is not what the client knows.
+func (h handler) view(r *rpc.Request) (rpc.Message, error) {
+	var q wire.ViewRequest
+	if _, err := decode(r, &q); err != nil {
+		return nil, err
+	}
+	return &wire.ViewAnswer{View: wire.FromView(h.m.fleet.Newer(q.Known))}, nil
+}
+
 // promote gives those that were added their vote when they have caught up.
 func (m *Master) promote(ctx context.Context) {
 	if m.member == nil {

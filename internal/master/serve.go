@@ -75,6 +75,8 @@ func (h handler) serveAdmin(ctx context.Context, r *rpc.Request) (rpc.Message, e
 		return h.token(r)
 	case wire.MethodPing:
 		return nil, h.m.Ready()
+	case wire.MethodView:
+		return h.view(r)
 	case wire.MethodMasters:
 		return h.masters(ctx, r)
 	default:

@@ -37,6 +37,7 @@ const (
 	MethodToken        = 21
 	MethodPing         = 22
 	MethodMasters      = 23
+	MethodView         = 24
 
 	// To a master, from a worker.
 	MethodHeartbeat = 40

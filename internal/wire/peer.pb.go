@@ -4,7 +4,7 @@
 // 	protoc        v3.21.12
 // source: peer.proto
 
-// Requests and answers between masters, and of operators about masters.
+// Requests and answers between masters, and about masters and the workers they know.
 
 package wire
 
@@ -420,6 +420,103 @@ func (x *PeerBirth) GetBirth() uint64 {
 	return 0
 }
 
+// ViewRequest asks for the live workers; the answer has none where known is current.
+type ViewRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Call          *CallHeader            `protobuf:"bytes,1,opt,name=call,proto3" json:"call,omitempty"`
+	Known         uint64                 `protobuf:"varint,2,opt,name=known,proto3" json:"known,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ViewRequest) Reset() {
+	*x = ViewRequest{}
+	mi := &file_peer_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ViewRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ViewRequest) ProtoMessage() {}
+
+func (x *ViewRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ViewRequest.ProtoReflect.Descriptor instead.
+func (*ViewRequest) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ViewRequest) GetCall() *CallHeader {
+	if x != nil {
+		return x.Call
+	}
+	return nil
+}
+
+func (x *ViewRequest) GetKnown() uint64 {
+	if x != nil {
+		return x.Known
+	}
+	return 0
+}
+
+type ViewAnswer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	View          *View                  `protobuf:"bytes,1,opt,name=view,proto3" json:"view,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ViewAnswer) Reset() {
+	*x = ViewAnswer{}
+	mi := &file_peer_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ViewAnswer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ViewAnswer) ProtoMessage() {}
+
+func (x *ViewAnswer) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ViewAnswer.ProtoReflect.Descriptor instead.
+func (*ViewAnswer) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ViewAnswer) GetView() *View {
+	if x != nil {
+		return x.View
+	}
+	return nil
+}
+
 // MastersRequest lists or changes the masters. change: 0 none, 1 add, 2 remove, 3 transfer.
 type MastersRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -433,7 +530,7 @@ type MastersRequest struct {
 
 func (x *MastersRequest) Reset() {
 	*x = MastersRequest{}
-	mi := &file_peer_proto_msgTypes[6]
+	mi := &file_peer_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -445,7 +542,7 @@ func (x *MastersRequest) String() string {
 func (*MastersRequest) ProtoMessage() {}
 
 func (x *MastersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[6]
+	mi := &file_peer_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -458,7 +555,7 @@ func (x *MastersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MastersRequest.ProtoReflect.Descriptor instead.
 func (*MastersRequest) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{6}
+	return file_peer_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *MastersRequest) GetCall() *CallHeader {
@@ -498,7 +595,7 @@ type MastersAnswer struct {
 
 func (x *MastersAnswer) Reset() {
 	*x = MastersAnswer{}
-	mi := &file_peer_proto_msgTypes[7]
+	mi := &file_peer_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -510,7 +607,7 @@ func (x *MastersAnswer) String() string {
 func (*MastersAnswer) ProtoMessage() {}
 
 func (x *MastersAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[7]
+	mi := &file_peer_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -523,7 +620,7 @@ func (x *MastersAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MastersAnswer.ProtoReflect.Descriptor instead.
 func (*MastersAnswer) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{7}
+	return file_peer_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *MastersAnswer) GetMasters() []*MasterMember {
@@ -547,7 +644,7 @@ type MasterMember struct {
 
 func (x *MasterMember) Reset() {
 	*x = MasterMember{}
-	mi := &file_peer_proto_msgTypes[8]
+	mi := &file_peer_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -559,7 +656,7 @@ func (x *MasterMember) String() string {
 func (*MasterMember) ProtoMessage() {}
 
 func (x *MasterMember) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[8]
+	mi := &file_peer_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -572,7 +669,7 @@ func (x *MasterMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MasterMember.ProtoReflect.Descriptor instead.
 func (*MasterMember) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{8}
+	return file_peer_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *MasterMember) GetNode() uint64 {
@@ -622,7 +719,7 @@ var File_peer_proto protoreflect.FileDescriptor
 const file_peer_proto_rawDesc = "" +
 	"\n" +
 	"\n" +
-	"peer.proto\x12\vsluice.wire\x1a\trpc.proto\"\x7f\n" +
+	"peer.proto\x12\vsluice.wire\x1a\vwords.proto\x1a\trpc.proto\"\x7f\n" +
 	"\vPeerPackets\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\x04R\x04from\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x0e\n" +
@@ -650,7 +747,13 @@ const file_peer_proto_rawDesc = "" +
 	"\x05floor\x18\a \x01(\x04R\x05floor\"5\n" +
 	"\tPeerBirth\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\x04R\x04node\x12\x14\n" +
-	"\x05birth\x18\x02 \x01(\x06R\x05birth\"\x83\x01\n" +
+	"\x05birth\x18\x02 \x01(\x06R\x05birth\"P\n" +
+	"\vViewRequest\x12+\n" +
+	"\x04call\x18\x01 \x01(\v2\x17.sluice.wire.CallHeaderR\x04call\x12\x14\n" +
+	"\x05known\x18\x02 \x01(\x04R\x05known\"3\n" +
+	"\n" +
+	"ViewAnswer\x12%\n" +
+	"\x04view\x18\x01 \x01(\v2\x11.sluice.wire.ViewR\x04view\"\x83\x01\n" +
 	"\x0eMastersRequest\x12+\n" +
 	"\x04call\x18\x01 \x01(\v2\x17.sluice.wire.CallHeaderR\x04call\x12\x16\n" +
 	"\x06change\x18\x02 \x01(\rR\x06change\x12\x12\n" +
@@ -678,7 +781,7 @@ func file_peer_proto_rawDescGZIP() []byte {
 	return file_peer_proto_rawDescData
 }
 
-var file_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_peer_proto_goTypes = []any{
 	(*PeerPackets)(nil),    // 0: sluice.wire.PeerPackets
 	(*PeerQuestion)(nil),   // 1: sluice.wire.PeerQuestion
@@ -686,20 +789,25 @@ var file_peer_proto_goTypes = []any{
 	(*PeerHello)(nil),      // 3: sluice.wire.PeerHello
 	(*PeerWelcome)(nil),    // 4: sluice.wire.PeerWelcome
 	(*PeerBirth)(nil),      // 5: sluice.wire.PeerBirth
-	(*MastersRequest)(nil), // 6: sluice.wire.MastersRequest
-	(*MastersAnswer)(nil),  // 7: sluice.wire.MastersAnswer
-	(*MasterMember)(nil),   // 8: sluice.wire.MasterMember
-	(*CallHeader)(nil),     // 9: sluice.wire.CallHeader
+	(*ViewRequest)(nil),    // 6: sluice.wire.ViewRequest
+	(*ViewAnswer)(nil),     // 7: sluice.wire.ViewAnswer
+	(*MastersRequest)(nil), // 8: sluice.wire.MastersRequest
+	(*MastersAnswer)(nil),  // 9: sluice.wire.MastersAnswer
+	(*MasterMember)(nil),   // 10: sluice.wire.MasterMember
+	(*CallHeader)(nil),     // 11: sluice.wire.CallHeader
+	(*View)(nil),           // 12: sluice.wire.View
 }
 var file_peer_proto_depIdxs = []int32{
-	5, // 0: sluice.wire.PeerWelcome.births:type_name -> sluice.wire.PeerBirth
-	9, // 1: sluice.wire.MastersRequest.call:type_name -> sluice.wire.CallHeader
-	8, // 2: sluice.wire.MastersAnswer.masters:type_name -> sluice.wire.MasterMember
-	3, // [3:3] is the sub-list for method output_type
-	3, // [3:3] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	5,  // 0: sluice.wire.PeerWelcome.births:type_name -> sluice.wire.PeerBirth
+	11, // 1: sluice.wire.ViewRequest.call:type_name -> sluice.wire.CallHeader
+	12, // 2: sluice.wire.ViewAnswer.view:type_name -> sluice.wire.View
+	11, // 3: sluice.wire.MastersRequest.call:type_name -> sluice.wire.CallHeader
+	10, // 4: sluice.wire.MastersAnswer.masters:type_name -> sluice.wire.MasterMember
+	5,  // [5:5] is the sub-list for method output_type
+	5,  // [5:5] is the sub-list for method input_type
+	5,  // [5:5] is the sub-list for extension type_name
+	5,  // [5:5] is the sub-list for extension extendee
+	0,  // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_peer_proto_init() }
@@ -707,6 +815,7 @@ func file_peer_proto_init() {
 	if File_peer_proto != nil {
 		return
 	}
+	file_words_proto_init()
 	file_rpc_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -714,7 +823,7 @@ func file_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_peer_proto_rawDesc), len(file_peer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
