@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/sluicefs/sluice/internal/auth"
 	"github.com/sluicefs/sluice/internal/journal"
 	"github.com/sluicefs/sluice/internal/master"
 	"github.com/sluicefs/sluice/internal/rpc"
@@ -45,7 +44,7 @@ func (c *config) seat() (*seat, error) {
 	}
 	s := &seat{peers: peers, join: m.Join, dir: c.masterDir(), name: "master", tcp: m.Listen}
 	for _, p := range peers {
-		mine := p.Node == m.ID || m.ID == 0 && (p.Address == m.Listen || p.Address == "unix:"+c.socket("master"))
+		mine := p.Node == m.ID || m.ID == 0 && (p.Address == m.Listen || p.Address == "unix:"+c.socket("master") || len(peers) == 1)
 		if mine {
 			s.Member = p
 		}
@@ -89,10 +88,12 @@ func (h *host) startMember(ctx context.Context, s seat) (*master.Member, error) 
 		return nil, err
 	}
 	c.Dir, c.Node, c.Address, c.Peers, c.Join = s.dir, s.Node, s.Address, s.peers, s.join
-	if a := h.cfg.Auth; a.Cert != "" || a.CA != "" {
-		if c.TLS, err = (auth.TLSFiles{CA: a.CA}).Client(); err != nil {
-			return nil, err
-		}
+	var addresses []string
+	for _, p := range s.peers {
+		addresses = append(addresses, p.Address)
+	}
+	if c.TLS, err = h.cfg.callTLS(addresses); err != nil {
+		return nil, err
 	}
 	m, err := master.NewMember(c)
 	if err != nil {

@@ -104,6 +104,10 @@ func (j *Journal) handle(item any, r *rounds) {
 				j.cfg.Log.Warn("raft refused a message", "cause", err)
 			}
 		}
+		// Raft takes the next change only when it knows that this one was applied.
+		if c := j.changing; c != nil && c.index != 0 && j.raft.BasicStatus().Applied >= c.index {
+			j.endChange(nil)
+		}
 	case []byte:
 		j.receive(x)
 	case unreachable:
@@ -195,9 +199,6 @@ func (j *Journal) changeMembers(entries []raftpb.Entry) <-chan struct{} {
 		m.book = changedBook(j.role.book, context, m.conf) // only this goroutine changes the book
 		confs = append(confs, m)
 		j.setMembers(m)
-		if j.changing != nil && j.changing.index == e.Index {
-			j.endChange(nil)
-		}
 	}
 	if len(confs) == 0 {
 		return nil

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -185,7 +186,8 @@ type simNode struct {
 	tune func(*Config)
 	run  sync.WaitGroup
 
-	fs *vfs.MemFS
+	fs    *vfs.MemFS
+	slept atomic.Int64 // what its boot-time clock is ahead
 
 	// Guarded by the wire's mutex.
 	life int // counts; even while it is down
@@ -212,7 +214,9 @@ func (n *simNode) open(t *testing.T, life int) {
 	must(t, err)
 	m, err := openReel(n.fs, p.Dir)
 	must(t, err)
+	begun := time.Now()
 	cfg := Config{
+		Boot: func() time.Duration { return time.Since(begun) + time.Duration(n.slept.Load()) },
 		FS: n.fs, Dir: "m/journal", Cluster: "sim", Node: n.id, Machine: m, Origin: p.Origin, Transport: &port{n.w, n, life},
 		Rand: rand.NewPCG(n.id, uint64(life)), SegmentBytes: MinSegmentBytes, KeepEntries: 20, FlushEntries: 30, MinFree: -1,
 	}

@@ -260,6 +260,7 @@ func (a admin) Report(ctx context.Context) (sluice.Report, error) {
 		}},
 		Workers: m.fleet.Reports(), Mounts: mounts, Files: m.state.Stats().Files, Warnings: m.cfg.Warnings(),
 	}
+	m.reportOthers(ctx, &r)
 	if st.ReadOnly {
 		r.Warnings = append(r.Warnings, "the master's disk is full: nothing can be changed until there is room")
 	}

@@ -231,6 +231,7 @@ func (m *Member) tryBelong(ctx context.Context, p *passport) (identity, error) {
 			return identity{}, err
 		}
 		if w.Cluster != "" { // it knows me: the cluster is made
+			p.births = make(map[uint64]uint64, len(w.Births)) // the one before is being shown to others
 			for _, b := range w.Births {
 				p.births[b.Node] = b.Birth
 			}

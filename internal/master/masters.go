@@ -3,6 +3,7 @@ package master
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/sluicefs/sluice"
@@ -95,6 +96,32 @@ func (h handler) masters(ctx context.Context, r *rpc.Request) (rpc.Message, erro
 	return &wire.MastersAnswer{Masters: wire.Map(all, func(m sluice.MasterMember) *wire.MasterMember {
 		return &wire.MasterMember{Node: m.Node, Address: m.Address, Primary: m.Primary, Voter: m.Voter, Active: m.Active, Match: uint64(m.Match)}
 	})}, nil
+}
+
+// reportOthers adds what the primary knows of the other masters.
+func (m *Master) reportOthers(ctx context.Context, r *sluice.Report) {
+	if m.member == nil {
+		return
+	}
+	all, err := m.journal.Progress(ctx)
+	if err != nil {
+		return // the answer will not count
+	}
+	voters := 0
+	for _, p := range all {
+		if p.Voter {
+			voters++
+		}
+		if p.Node != m.cfg.Node {
+			r.Masters = append(r.Masters, sluice.MasterInfo{Name: fmt.Sprintf("master-%d", p.Node), Address: p.Address, Applied: p.Match})
+		}
+		if !p.Active {
+			r.Warnings = append(r.Warnings, fmt.Sprintf("master %d at %s does not answer", p.Node, p.Address))
+		}
+	}
+	if voters%2 == 0 {
+		r.Warnings = append(r.Warnings, fmt.Sprintf("there are %d masters, which stand no more failures than %d: add one or remove one", voters, voters-1))
+	}
 }
 
 // view answers which workers there are, where that is not what the client knows.

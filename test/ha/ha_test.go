@@ -38,8 +38,7 @@ func TestPrimaryDies(t *testing.T) {
 	l.run()
 	for round := range kills() {
 		victim := s.primary()
-		s.signal(victim, syscall.SIGKILL)
-		_ = s.procs[victim].Wait() // killed
+		s.kill(victim)
 		l.progress("kill")
 		s.launch(victim)
 		s.whole()
@@ -71,7 +70,61 @@ func TestPrimaryDies(t *testing.T) {
 	l.verify()
 }
 
-// site is three masters and a worker, each a process.
+// TestGrow makes three masters of one, replaces one that lost its disk, and loses the
+// first: nothing is gone.
+func TestGrow(t *testing.T) {
+	s := site0(t, 4)
+	s.launch(1, "--set", "master.listen="+s.addrs[0]) // alone
+	s.until("the key", func(context.Context) error { _, err := os.Stat(s.key); return err })
+	s.connect()
+	ctx := t.Context()
+	mkdir := func(p sluice.Path) {
+		t.Helper()
+		if _, err := s.client.Mkdir(ctx, p, sluice.MkdirOptions{}); err != nil {
+			t.Fatalf("mkdir %s: %v", p, err)
+		}
+	}
+	mkdir("/alone")
+	s.signal(1, syscall.SIGTERM)
+	if err := s.procs[1].Wait(); err != nil {
+		t.Fatalf("%v\n%s", err, s.log(1))
+	}
+	one := "1=" + s.addrs[0]
+	s.launch(1, "--peers", one)
+	mkdir("/several")
+	join := func(n int) {
+		t.Helper()
+		if err := s.client.AddMaster(ctx, uint64(n), s.addrs[n-1]); err != nil {
+			t.Fatalf("add master %d: %v", n, err)
+		}
+		s.launch(n, "--join", "--id", fmt.Sprint(n), "--peers", fmt.Sprintf("%d=%s,%s", n, s.addrs[n-1], one))
+		s.voter(n)
+	}
+	join(2)
+	join(3)
+	s.kill(3)
+	if err := os.RemoveAll(filepath.Join(s.dir, "3")); err != nil {
+		t.Fatal(err)
+	}
+	s.launch(3, "--join", "--id", "3", "--peers", fmt.Sprintf("3=%s,%s", s.addrs[2], one))
+	if err := s.procs[3].Wait(); err == nil || !strings.Contains(s.log(3), "was here before with another directory") {
+		t.Errorf("an empty directory under an old name ended with %v\n%s", err, s.log(3))
+	}
+	if err := s.client.RemoveMaster(ctx, 3); err != nil {
+		t.Fatalf("remove the dead master: %v", err)
+	}
+	join(3)
+	join(4)
+	s.kill(1)
+	mkdir("/without the first")
+	for _, p := range []sluice.Path{"/alone", "/several", "/without the first"} {
+		if _, err := s.client.Stat(ctx, p, sluice.StatOptions{}); err != nil {
+			t.Errorf("%s: %v", p, err)
+		}
+	}
+}
+
+// site is some masters and a worker, each a process.
 type site struct {
 	t      *testing.T
 	dir    string
@@ -83,7 +136,8 @@ type site struct {
 	procs  map[int]*exec.Cmd // by master; 0 is the worker
 }
 
-func start(t *testing.T) *site {
+// site0 is one of so many masters, of which none runs.
+func site0(t *testing.T, masters int) *site {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "ha") // short: sockets lie in it
 	if err != nil {
@@ -94,7 +148,7 @@ func start(t *testing.T) *site {
 	if out, err := exec.Command("go", "build", "-o", s.binary, "../../cmd/sluice").CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
-	for range 3 {
+	for range masters {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
@@ -102,14 +156,28 @@ func start(t *testing.T) *site {
 		s.addrs = append(s.addrs, l.Addr().String())
 		l.Close()
 	}
+	return s
+}
+
+// connect makes the site's client, which knows all masters.
+func (s *site) connect() {
+	s.t.Helper()
+	var err error
+	if s.keys, err = auth.LoadKeyring(s.key, rand.Reader); err != nil {
+		s.t.Fatal(err)
+	}
+	s.client = s.newClient(s.addrs...)
+}
+
+// start starts three masters and a worker.
+func start(t *testing.T) *site {
+	t.Helper()
+	s := site0(t, 3)
 	s.launch(1)
 	s.until("the key", func(context.Context) error { _, err := os.Stat(s.key); return err })
 	s.launch(2)
 	s.launch(3)
-	if s.keys, err = auth.LoadKeyring(s.key, rand.Reader); err != nil {
-		t.Fatal(err)
-	}
-	s.client = s.newClient(s.addrs...)
+	s.connect()
 	s.launch(0)
 	s.whole()
 	s.until("a live worker", func(ctx context.Context) error {
@@ -134,17 +202,20 @@ func (s *site) newClient(addrs ...string) *client.Client {
 }
 
 // launch starts a master, or with 0 the worker, on what it left.
-func (s *site) launch(n int) {
+func (s *site) launch(n int, own ...string) {
 	s.t.Helper()
 	data := filepath.Join(s.dir, fmt.Sprint(n))
 	args := []string{"master", "--set", "data=" + data, "--set", "auth.key_file=" + s.key, "--set", "master.http="}
-	if n > 0 {
+	switch {
+	case len(own) > 0:
+		args = append(args, own...)
+	case n > 0:
 		var peers []string
 		for i, a := range s.addrs {
 			peers = append(peers, fmt.Sprintf("%d=%s", i+1, a))
 		}
 		args = append(args, "--peers", strings.Join(peers, ","), "--id", fmt.Sprint(n))
-	} else {
+	default:
 		args[0] = "worker"
 		args = append(args, "--set", "worker.http=", "--set", "worker.mem_size=256MiB", "--set", "worker.masters="+strings.Join(s.addrs, ","))
 	}
@@ -166,6 +237,27 @@ func (s *site) signal(n int, sig syscall.Signal) {
 	if err := s.procs[n].Process.Signal(sig); err != nil {
 		s.t.Fatalf("master %d: %v\n%s", n, err, s.log(n))
 	}
+}
+
+// kill ends a process without warning.
+func (s *site) kill(n int) {
+	s.t.Helper()
+	s.signal(n, syscall.SIGKILL)
+	_ = s.procs[n].Wait() // killed
+}
+
+// voter waits until a master has its vote.
+func (s *site) voter(n int) {
+	s.t.Helper()
+	s.until(fmt.Sprintf("master %d votes", n), func(ctx context.Context) error {
+		all, err := s.client.Members(ctx)
+		for _, m := range all {
+			if int(m.Node) == n && m.Voter {
+				return nil
+			}
+		}
+		return errors.Join(err, errors.New("not yet"))
+	})
 }
 
 func (s *site) log(n int) string {
