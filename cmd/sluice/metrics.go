@@ -17,6 +17,13 @@ func gauge(name, help string, v int64) metric {
 	return metric{Name: name, Help: help, Value: float64(v)}
 }
 
+func flag(is bool) int64 {
+	if is {
+		return 1
+	}
+	return 0
+}
+
 // masterMetrics names a master's figures; docs/metrics.md lists them.
 func masterMetrics(s master.Stats) []metric {
 	return []metric{
@@ -30,6 +37,9 @@ func masterMetrics(s master.Stats) []metric {
 		gauge("sluice_master_granted_files", "Files whose grants clients may use again.", int64(s.Tracked)),
 		gauge("sluice_master_intents", "Changes of stores under way.", int64(s.Intents)),
 		gauge("sluice_master_files", "Inodes in the namespace.", s.Files),
+		gauge("sluice_master_primary", "1 while this master is the primary, else 0.", flag(s.Journal.Leading)),
+		gauge("sluice_master_term", "The journal's term; it grows with every election.", int64(s.Journal.Term)),
+		gauge("sluice_master_applied", "The last entry of the journal applied here; compare masters to see who lags.", int64(s.Journal.Applied)),
 		gauge("sluice_master_state_disk_bytes", "Size of the metadata on disk.", s.State.DiskBytes),
 		gauge("sluice_master_state_cache_bytes", "Metadata blocks held in memory.", s.State.CacheBytes),
 		counter("sluice_master_state_stalls_total", "Times a commit had to wait for the metadata's disk.", s.State.Stalls),

@@ -87,6 +87,7 @@ type Journal struct {
 	snaps     map[uint64]time.Duration // members that were told to fetch a checkpoint
 	heard     map[uint64]time.Duration // when each was heard of
 	fetching  bool
+	installed bool   // a checkpoint stands since this start, and no primary is known to know
 	incoming  uint64 // the fetch's own: id of the checkpoint that is there in part
 
 	offers  *offers
@@ -198,6 +199,7 @@ func open(cfg Config) (*Journal, error) {
 		waiting: make(map[uint64]*proposal), changed: make(chan struct{}),
 		applied: uint64(applied), durable: applied, snaps: make(map[uint64]time.Duration), heard: make(map[uint64]time.Duration),
 	}
+	j.installed = s.anew
 	j.offers = newOffers(j)
 	s.offer = j.offers.snapshot
 	j.setMembers(s.start)

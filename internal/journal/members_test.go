@@ -217,8 +217,12 @@ func TestMembersChange(t *testing.T) {
 			t.Errorf("a vote for a member that is not there: got %v, want busy", err)
 		}
 		floor := p.j.Status().Commit
+		begun := time.Now()
 		n4 := s.add(4, func(c *Config) { c.Floor, c.Members = floor, members3() })
 		s.settle()
+		if d := time.Since(begun); d > snapshotPatience/2 {
+			t.Errorf("the new member was there after %v: the primary did not hear that its checkpoint stands", d)
+		}
 		if st := n4.j.Status(); st.First == 1 {
 			t.Errorf("the new member came by the log alone: %+v", st)
 		}

@@ -217,7 +217,7 @@ func (n *simNode) open(t *testing.T, life int) {
 	begun := time.Now()
 	cfg := Config{
 		Boot: func() time.Duration { return time.Since(begun) + time.Duration(n.slept.Load()) },
-		FS: n.fs, Dir: "m/journal", Cluster: "sim", Node: n.id, Machine: m, Origin: p.Origin, Transport: &port{n.w, n, life},
+		FS:   n.fs, Dir: "m/journal", Cluster: "sim", Node: n.id, Machine: m, Origin: p.Origin, Transport: &port{n.w, n, life},
 		Rand: rand.NewPCG(n.id, uint64(life)), SegmentBytes: MinSegmentBytes, KeepEntries: 20, FlushEntries: 30, MinFree: -1,
 	}
 	n.tune(&cfg)

@@ -39,6 +39,7 @@ type store struct {
 
 	mu         sync.Mutex
 	img        image   // segments, base and positions of what is written
+	anew       bool    // the log has begun anew at this start
 	start      members // as of what the Machine had applied at the start
 	offer      func() (raftpb.Snapshot, error)
 	cache      []raftpb.Entry // the last entries of img, without a gap
@@ -140,6 +141,7 @@ func (s *store) restart(g ground, applied sluice.Index) error {
 	if err := s.rotate(); err != nil {
 		return err
 	}
+	s.anew = true
 	s.log.Info("the journal begins anew on a state from another member", slog.Uint64("index", g.index), slog.Uint64("term", g.term))
 	return s.remove(old)
 }

@@ -128,8 +128,23 @@ func (j *Journal) step(m raftpb.Message) {
 			return
 		}
 	}
+	if j.installed {
+		j.tellInstalled(m)
+	}
 	if err := j.raft.Step(m); err != nil {
 		j.cfg.Log.Debug("raft refused a message", "from", m.From, "cause", err)
+	}
+}
+
+// tellInstalled tells a primary that waits for it that its checkpoint stands, until it
+// sends entries.
+func (j *Journal) tellInstalled(m raftpb.Message) {
+	switch m.Type {
+	case raftpb.MsgApp:
+		j.installed = false
+	case raftpb.MsgHeartbeat:
+		b := binary.AppendUvarint([]byte{byte(packetInstalled)}, j.cfg.Node)
+		j.cfg.Transport.Send(j.member(m.From), binary.AppendUvarint(b, uint64(j.cfg.Machine.Applied())))
 	}
 }
 

@@ -66,7 +66,7 @@ func (j *Journal) write(jobs []appendJob, probe <-chan time.Time) bool {
 	}
 	for _, m := range b.messages {
 		if m.Snapshot != nil { // the loop lets none through to Raft
-			j.fail(errors.New("Raft wants to take in a snapshot of the state"))
+			j.fail(errors.New("a snapshot of the state came as far as the log"))
 			return false
 		}
 	}

@@ -59,6 +59,8 @@ type Config struct {
 	TLS   *tls.Config                                                       // towards the other masters; nil is plain TCP
 	Tick  time.Duration                                                     // of elections, which take 10 to 20; 0 is 100 ms
 
+	tuneJournal func(*journal.Config) // by tests; may be nil
+
 	CacheBytes    int64         // memory of the state's tables; 0 is the store's default
 	SessionLease  time.Duration // of a new cluster; 0 is 30 s
 	SessionWindow int           // remembered answers of a session, in a new cluster; 0 is 1,024

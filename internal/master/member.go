@@ -152,6 +152,9 @@ func (m *Member) openRoom(ctx context.Context, id identity) (*memberRoom, error)
 	if p := m.passport.Load(); p != nil {
 		cfg.Members, cfg.Floor = parsePeers(p.peers), p.floor
 	}
+	if m.cfg.tuneJournal != nil {
+		m.cfg.tuneJournal(&cfg)
+	}
 	if r.journal, err = journal.Open(ctx, cfg); err != nil {
 		return nil, errors.Join(err, r.db.Close())
 	}
@@ -162,24 +165,8 @@ func (m *Member) openRoom(ctx context.Context, id identity) (*memberRoom, error)
 func (m *Member) reign(ctx context.Context, id identity, r *memberRoom, term sluice.Term) {
 	d := &Master{cfg: m.cfg, cluster: id.cluster, db: r.db, state: r.state, machine: r.machine, journal: r.journal, member: m}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
-	go func() {
-		defer d.cancel()
-		for {
-			now, changed := r.journal.Leading()
-			if now != term {
-				return
-			}
-			select {
-			case <-changed:
-			case <-r.journal.Done():
-				return
-			case <-ctx.Done():
-				return
-			case <-d.ctx.Done():
-				return
-			}
-		}
-	}()
+	var watch sync.WaitGroup
+	watch.Go(func() { d.untilDeposed(ctx, term) })
 	err := d.begin(d.ctx, id)
 	if err == nil {
 		m.cfg.Log.Info("this master is the primary", "node", m.cfg.Node, "term", uint64(term))
@@ -189,11 +176,11 @@ func (m *Member) reign(ctx context.Context, id identity, r *memberRoom, term slu
 		m.cfg.Log.Info("this master is not the primary any more", "node", m.cfg.Node, "term", uint64(term))
 	} else if d.ctx.Err() == nil {
 		m.cfg.Log.Error("this master was elected and cannot serve; another should", "cause", err)
-		limited, cancel := context.WithTimeout(ctx, stepDownWait)
-		_ = r.journal.Transfer(limited, 0) // or it is tried again by the next call
-		cancel()
+		m.StepDown(ctx)
+		sleep(ctx, stepDownWait) // where nobody else can, it is tried again
 	}
 	d.cancel()
+	watch.Wait()
 	m.requests.drain() // each ends with the context
 	d.rest()
 	if d.stores != nil {
@@ -204,6 +191,27 @@ func (m *Member) reign(ctx context.Context, id identity, r *memberRoom, term slu
 				m.cfg.Log.Warn("stores of an earlier term are still at work", "cause", err)
 			}
 		})
+	}
+}
+
+// untilDeposed ends the desk's context when the journal does not lead in its term any
+// more, or ctx ends.
+func (d *Master) untilDeposed(ctx context.Context, term sluice.Term) {
+	defer d.cancel()
+	for {
+		now, changed := d.journal.Leading()
+		if now != term {
+			return
+		}
+		select {
+		case <-changed:
+		case <-d.journal.Done():
+			return
+		case <-ctx.Done():
+			return
+		case <-d.ctx.Done():
+			return
+		}
 	}
 }
 

@@ -31,6 +31,8 @@ type senate struct {
 	peers []journal.Member
 	seats map[uint64]*seat
 	store *underfstest.Driver
+
+	clients map[uint64]*rpc.Client
 }
 
 // seat is one of them, over its lives.
@@ -53,7 +55,7 @@ func newSenate(t *testing.T, n int) *senate {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &senate{t: t, dir: dir, keys: keys, seats: make(map[uint64]*seat), store: &underfstest.Driver{}}
+	s := &senate{t: t, dir: dir, keys: keys, seats: make(map[uint64]*seat), store: &underfstest.Driver{}, clients: make(map[uint64]*rpc.Client)}
 	t.Cleanup(func() {
 		for node := range s.seats {
 			s.stop(node)
@@ -148,8 +150,12 @@ func (s *senate) eventually(what string, is func() bool) {
 // ask makes a request of one master, as a server of the cluster does.
 func (s *senate) ask(node uint64, method rpc.Method, q, a rpc.Message) error {
 	s.t.Helper()
-	c := rpc.NewClient(rpc.ClientConfig{Credential: rpc.Credential{Role: rpc.RoleAdmin, Keys: s.keys}}, rpc.Target{Socket: s.socket(node)})
-	defer c.Close()
+	c := s.clients[node]
+	if c == nil {
+		c = rpc.NewClient(rpc.ClientConfig{Credential: rpc.Credential{Role: rpc.RoleAdmin, Keys: s.keys}}, rpc.Target{Socket: s.socket(node)})
+		s.clients[node] = c
+		s.t.Cleanup(func() { c.Close() })
+	}
 	ctx, cancel := context.WithTimeout(s.t.Context(), 30*time.Second)
 	defer cancel()
 	return c.Call(ctx, method, q, a)
@@ -254,6 +260,59 @@ func TestLostDiskAndReplacement(t *testing.T) {
 		t.Fatalf("hand the primary's place to it: %v", err)
 	}
 	s.eventually("it is the primary", func() bool { return x.m.desk.Load() != nil })
+}
+
+// TestCheckpointOfTheState: a master that comes in when the log has been cut gets the
+// state as a checkpoint, and can be the primary on it.
+func TestCheckpointOfTheState(t *testing.T) {
+	s := newSenate(t, 1)
+	short := func(c *Config) {
+		c.tuneJournal = func(j *journal.Config) {
+			j.KeepEntries, j.SegmentBytes, j.FlushEntries = 1, journal.MinSegmentBytes, 20
+		}
+	}
+	s.start(1, short)
+	node, m := s.primary()
+	if err := s.ask(node, wire.MethodOpenSession, &wire.SessionRequest{Call: &wire.CallHeader{}, Session: 9}, &wire.SessionAnswer{}); err != nil {
+		t.Fatal(err)
+	}
+	for i := range uint64(300) {
+		h := header(9, i+1)
+		h.Request.Lowest = max(i, 1)
+		if err := s.ask(node, wire.MethodMkdir, &wire.MkdirRequest{Call: h, Path: fmt.Sprint("/d", i), Mode: 0o755}, &wire.StatAnswer{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if st := m.Stats().Journal; st.First < 100 {
+		t.Fatalf("the log was not cut: it holds %d to %d", st.First, st.Last)
+	}
+	a := m.desk.Load().Admin(sluice.Call{Principal: root}).(sluice.MasterAdmin)
+	if err := a.AddMaster(t.Context(), 2, s.address(2)); err != nil {
+		t.Fatal(err)
+	}
+	x := s.start(2, func(c *Config) {
+		short(c)
+		c.Join, c.Peers = true, []journal.Member{{Node: 2, Address: s.address(2)}, s.peers[0]}
+	})
+	s.eventually("the new master votes", func() bool {
+		all, err := a.Members(t.Context())
+		return err == nil && len(all) == 2 && all[1].Voter
+	})
+	if _, found, err := readSmall(x.fs, x.fs.PathJoin("master", "STATE")); err != nil || !found {
+		t.Errorf("the state did not come as a checkpoint: %v", err)
+	}
+	if err := a.TransferMaster(t.Context(), 2); err != nil {
+		t.Fatal(err)
+	}
+	s.eventually("the new master is the primary", func() bool { return x.m.desk.Load() != nil })
+	for _, p := range []string{"/d0", "/d299"} {
+		if err := s.ask(2, wire.MethodStat, &wire.StatRequest{Call: &wire.CallHeader{}, Path: p}, &wire.StatAnswer{}); err != nil {
+			t.Errorf("%s: %v", p, err)
+		}
+	}
+	if err := x.m.room.Load().state.Check(); err != nil {
+		t.Errorf("the state from elsewhere: %v", err)
+	}
 }
 
 // TestWhatUsersGetWrong: lists that differ, and the wrong key.
