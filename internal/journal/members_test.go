@@ -362,7 +362,7 @@ func TestVoteAfterRestart(t *testing.T) {
 			p := s.primary()
 			a, b := s.nodes[p.id%3], s.nodes[(p.id+1)%3]
 			s.w.isolate(a.id, true, true)
-			time.Sleep(5 * time.Second)
+			time.Sleep(5*time.Second + 50*time.Millisecond) // between two heartbeats
 			b.crash(t, s.rng)
 			s.w.heal()
 			s.w.isolate(p.id, true, true)
