@@ -19,12 +19,17 @@ import (
 
 // FS is an empty file system until somebody fills it. Many goroutines may use it.
 type FS struct {
+	*tree
+	who sluice.Principal // owns what is made
+}
+
+// tree is what all views of one file system share.
+type tree struct {
 	mu     sync.Mutex
 	next   uint64
 	nodes  map[sluice.Path]*node
 	mounts map[sluice.Path]sluice.MountInfo
 	fail   map[sluice.Path]error
-	who    sluice.Principal
 	now    func() time.Time
 }
 
@@ -35,7 +40,8 @@ type node struct {
 
 // New returns a file system whose times come from now.
 func New(now func() time.Time) *FS {
-	f := &FS{nodes: map[sluice.Path]*node{}, mounts: map[sluice.Path]sluice.MountInfo{}, fail: map[sluice.Path]error{}, now: now, who: sluice.Principal{User: "tester", Groups: []string{"staff"}, Super: true}}
+	t := &tree{nodes: map[sluice.Path]*node{}, mounts: map[sluice.Path]sluice.MountInfo{}, fail: map[sluice.Path]error{}, now: now}
+	f := &FS{t, sluice.Principal{User: "tester", Groups: []string{"staff"}, Super: true}}
 	f.nodes[sluice.Root] = f.inode(sluice.Root, sluice.Directory, 0o755)
 	return f
 }
@@ -96,8 +102,8 @@ func (f *FS) childrenLocked(p sluice.Path) []string {
 	return names
 }
 
-// As implements sluice.FS.
-func (f *FS) As(sluice.Principal) sluice.FS { return f }
+// As implements sluice.FS: what p makes belongs to p, who needs at least one group.
+func (f *FS) As(p sluice.Principal) sluice.FS { return &FS{f.tree, p} }
 
 // Stat implements sluice.Tree.
 func (f *FS) Stat(_ context.Context, p sluice.Path, o sluice.StatOptions) (sluice.FileInfo, error) {
@@ -311,6 +317,9 @@ func (f *FS) Open(_ context.Context, p sluice.Path, _ sluice.OpenOptions) (sluic
 	if n.info.Type != sluice.File {
 		return nil, &sluice.Error{Op: "open", Path: p, Kind: sluice.IsDirectory}
 	}
+	if !n.info.Complete {
+		return nil, &sluice.Error{Op: "open", Path: p, Kind: sluice.Busy}
+	}
 	return &handle{info: n.shown(false), data: n.data}, nil
 }
 
@@ -333,68 +342,4 @@ func (h *handle) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 		return n, io.EOF
 	}
 	return n, nil
-}
-
-// Create implements sluice.Contents.
-func (f *FS) Create(_ context.Context, p sluice.Path, o sluice.CreateOptions) (sluice.Writer, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	old, err := f.findLocked("create", p)
-	switch {
-	case err != nil && sluice.KindOf(err) != sluice.NotFound:
-		return nil, err
-	case old != nil && o.Exclusive:
-		return nil, &sluice.Error{Op: "create", Path: p, Kind: sluice.Exists}
-	case old != nil && old.info.IsDir():
-		return nil, &sluice.Error{Op: "create", Path: p, Kind: sluice.IsDirectory}
-	}
-	if err := f.parentLocked("create", p, o.Parents); err != nil {
-		return nil, err
-	}
-	if o.Mode == 0 {
-		o.Mode = 0o644
-	}
-	return &fileWriter{fs: f, path: p, opts: o}, nil
-}
-
-type fileWriter struct {
-	fs   *FS
-	path sluice.Path
-	opts sluice.CreateOptions
-	data []byte
-	done bool
-}
-
-func (w *fileWriter) Write(ctx context.Context, p []byte) (int, error) {
-	if err := ctx.Err(); err != nil {
-		return 0, sluice.Wrap("write", w.path, err)
-	}
-	w.data = append(w.data, p...)
-	return len(p), nil
-}
-
-func (w *fileWriter) Abort(context.Context) error {
-	w.done = true
-	return nil
-}
-
-func (w *fileWriter) Close(context.Context) (sluice.FileInfo, error) {
-	w.fs.mu.Lock()
-	defer w.fs.mu.Unlock()
-	if w.done {
-		return sluice.FileInfo{}, &sluice.Error{Op: "close", Path: w.path, Kind: sluice.Invalid}
-	}
-	w.done = true
-	n := w.fs.inode(w.path, sluice.File, w.opts.Mode)
-	n.data = w.data
-	n.info.Length = int64(len(w.data))
-	n.info.Pinned = w.opts.Pinned
-	if w.opts.Write == sluice.MustCache {
-		n.info.Persistence = sluice.CacheOnly
-	}
-	if len(w.data) > 0 {
-		n.info.Extents = []sluice.Extent{{Content: sluice.ContentID{Incarnation: 1, Counter: w.fs.next}, Count: 1, BlockSize: sluice.DefaultBlockSize}}
-	}
-	w.fs.nodes[w.path] = n
-	return n.shown(false), nil
 }
