@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sluicefs/sluice"
@@ -48,6 +49,8 @@ type core struct {
 	small    *buffers // the beginnings of files being written
 	stores   *stores
 	watchers *watchers
+
+	verifying atomic.Bool // a block is being verified in the background
 
 	alive context.Context // ends when Close begins; background work derives from it
 	end   context.CancelFunc
@@ -110,14 +113,15 @@ func (c *Client) As(p sluice.Principal) sluice.FS {
 }
 
 // background runs f in a goroutine that Close waits for. ctx ends when Close begins.
-// It does nothing after Close.
-func (c *core) background(f func(ctx context.Context)) {
+// It does nothing after Close, and says whether it did.
+func (c *core) background(f func(ctx context.Context)) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.over {
-		return
+		return false
 	}
 	c.work.Go(func() { f(c.alive) })
+	return true
 }
 
 // dice is the client's source of chance, for many goroutines.

@@ -433,32 +433,3 @@ func TestManyReaders(t *testing.T) {
 		t.Errorf("%d descriptors are open, at most 4 were allowed", n)
 	}
 }
-
-func TestLocalDescriptor(t *testing.T) {
-	f := newFake(t, 1, 1)
-	c := f.client(nil)
-	data := noise(1, 100_000)
-	f.write("/f", data)
-	f.write("/big", noise(2, int(f.block)+1))
-	h, err := c.Open(t.Context(), "/f", sluice.OpenOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer h.Close()
-	l := h.(sluice.LocalFile)
-	_, _, err = l.Local(t.Context())
-	isKind(t, err, sluice.Unavailable) // nothing was verified yet
-	readFile(t, c, "/f")
-	_, release, err := l.Local(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	release()
-	big, err := c.Open(t.Context(), "/big", sluice.OpenOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer big.Close()
-	_, _, err = big.(sluice.LocalFile).Local(t.Context())
-	isKind(t, err, sluice.Unavailable)
-}

@@ -283,36 +283,3 @@ func (c *core) openLocal(ctx context.Context, o *opened, s spot) (*localBlock, e
 	}
 	return nil, &sluice.Error{Kind: sluice.Unsupported}
 }
-
-// Local implements [sluice.LocalFile].
-func (h *handle) Local(ctx context.Context) (fd uintptr, release func(), err error) {
-	none := func(why string) (uintptr, func(), error) {
-		return 0, nil, sluice.Wrap("open local", h.path, &sluice.Error{Kind: sluice.Unavailable, Err: errors.New(why)})
-	}
-	if len(h.info.Extents) != 1 || h.info.Extents[0].Count != 1 || h.info.Extents[0].First != 0 {
-		return none("the content is not one block")
-	}
-	s, ok := h.locate(0)
-	if !ok || h.over.Load() {
-		return none("the file is empty or closed")
-	}
-	b := h.local(ctx, s)
-	if b == nil {
-		return none("the block does not lie on this host")
-	}
-	if !b.whole || !b.allChecked() {
-		b.release()
-		return none("the block is not complete or not verified yet")
-	}
-	return uintptr(b.fd), sync.OnceFunc(b.release), nil
-}
-
-// allChecked says whether every chunk was verified.
-func (b *localBlock) allChecked() bool {
-	for c := range (b.length + sluice.ChunkSize - 1) / sluice.ChunkSize {
-		if !b.isChecked(c) {
-			return false
-		}
-	}
-	return true
-}
