@@ -180,6 +180,7 @@ func (m *Mount) Rename(cancel <-chan struct{}, in *fuse.RenameIn, oldName, newNa
 			defer s.leave()
 		}
 	}
+	m.letRetry(ctx, place{todir.id, newName})
 	noReplace := in.Flags&unix.RENAME_NOREPLACE != 0
 	done := func(bool) {}
 	if !noReplace {

@@ -113,11 +113,12 @@ type Mount struct {
 	buffers pool
 
 	mu      sync.Mutex
-	nodes   nodes              // guarded by mu
-	handles map[uint64]*handle // guarded by mu
-	dirs    map[uint64]*dir    // guarded by mu
-	lastFh  uint64             // guarded by mu
-	space   space              // guarded by mu
+	nodes   nodes                   // guarded by mu
+	handles map[uint64]*handle      // guarded by mu
+	dirs    map[uint64]*dir         // guarded by mu
+	lastFh  uint64                  // guarded by mu
+	space   space                   // guarded by mu
+	retries map[place]chan struct{} // guarded by mu: names that are looked up again; closed when they were opened
 }
 
 // New mounts. When it returns the mount serves. ctx bounds the mounting, not the mount.
@@ -155,7 +156,7 @@ func newMount(ctx context.Context, opts Options) (*Mount, error) {
 	}
 	m := &Mount{
 		RawFileSystem: fuse.NewDefaultRawFileSystem(), opts: opts, served: make(chan struct{}),
-		people: people{super: opts.Super}, handles: map[uint64]*handle{}, dirs: map[uint64]*dir{},
+		people: people{super: opts.Super}, handles: map[uint64]*handle{}, dirs: map[uint64]*dir{}, retries: map[place]chan struct{}{},
 		nodes: nodes{byID: map[uint64]*node{}, byFile: map[sluice.FileID]*node{}, byName: map[place]*node{}, next: rootNode},
 	}
 	if !opts.ReadOnly {
@@ -175,6 +176,9 @@ func (m *Mount) serve() error {
 	flags := uintptr(unix.MS_NOSUID | unix.MS_NODEV)
 	if m.opts.ReadOnly {
 		flags |= unix.MS_RDONLY
+		if os.Geteuid() != 0 {
+			options = append(options, "ro") // for fusermount3
+		}
 	}
 	server, err := fuse.NewServer(m, m.opts.Mountpoint, &fuse.MountOptions{
 		AllowOther: m.opts.AllowOther, Options: options, DirectMount: true, DirectMountFlags: flags,
@@ -206,11 +210,11 @@ func (m *Mount) serve() error {
 // Done is closed when the kernel has let go of the mount, by whatever way.
 func (m *Mount) Done() <-chan struct{} { return m.served }
 
-// Close publishes what is written and not published, unmounts, and waits for everything
-// that the mount started. A mount in use is detached: its name is free at once, and
-// Close returns when its last user has let go or ctx ends; kind Busy then.
+// Close publishes what is written and not published, as PublishAll does, unmounts, and waits
+// for everything that the mount started. A mount in use is detached: its name is free at
+// once, and Close returns when its last user has let go or ctx ends; kind Timeout then.
 func (m *Mount) Close(ctx context.Context) error {
-	err := m.flushAll(ctx)
+	err := m.PublishAll(ctx)
 	select {
 	case <-m.served:
 	default:
@@ -223,7 +227,7 @@ func (m *Mount) Close(ctx context.Context) error {
 	select {
 	case <-m.served:
 	case <-ctx.Done():
-		return errors.Join(err, &sluice.Error{Op: "unmount", Kind: sluice.Busy, Err: errors.New("programs still use the mount; it is detached and ends with them")})
+		return errors.Join(err, &sluice.Error{Op: "unmount", Kind: sluice.Timeout, Err: errors.New("programs still use the mount; it is detached and ends with them")})
 	}
 	m.end()
 	m.work.Wait()

@@ -1,6 +1,7 @@
 package fuse
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -52,6 +53,7 @@ func (m *Mount) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut)
 		return fuse.EROFS
 	}
 	if h.node = m.hold(in.NodeId, h.write, h.mode == modeDirect); h.node == nil {
+		m.comesBack(in.NodeId)
 		return fuse.Status(syscall.ESTALE)
 	}
 	var err error
@@ -67,6 +69,7 @@ func (m *Mount) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut)
 		m.letGo(h)
 		return status(err)
 	}
+	m.cameBack(h.node)
 	return fuse.OK
 }
 
@@ -163,6 +166,9 @@ func (m *Mount) openVersion(ctx context.Context, n *node, fs sluice.FS) (sluice.
 			m.outdateLocked(n)
 			m.mu.Unlock()
 			return nil, syscall.ESTALE
+		}
+		if errors.Is(err, sluice.IsDirectory) || errors.Is(err, sluice.Invalid) { // is it a file still?
+			err = cmp.Or(m.look(ctx, n, m.opts.FS), err)
 		}
 		return nil, err
 	}

@@ -13,8 +13,9 @@ import (
 // farewell bounds what the end of a handle waits for a master that does not answer.
 const farewell = 5 * time.Second
 
-// publishTries is how often a file that was never published is created again where its
-// first entry was lost: the session ended, or it was renamed while it was uploaded.
+// publishTries is how often an upload begins again where it came to nothing by no fault
+// of the file: the session or a worker was lost, or a directory above was renamed. The
+// condition on the base makes that safe.
 const publishTries = 3
 
 // publish makes the staged bytes of a node the file's content. It costs nothing where
@@ -42,8 +43,8 @@ func (m *Mount) publish(ctx context.Context, n *node, fs sluice.FS) error {
 	}
 	info, err := m.upload(ctx, n, s, fs)
 	if err != nil {
-		switch sluice.KindOf(err) {
-		case sluice.Stale, sluice.NotFound:
+		switch kind := sluice.KindOf(err); {
+		case kind == sluice.Stale || kind == sluice.NotFound || kind == sluice.Exists && s.fresh:
 			m.lose(n, s)
 			return s.lost
 		}
@@ -84,10 +85,10 @@ func (m *Mount) upload(ctx context.Context, n *node, s *staged, fs sluice.FS) (i
 		switch {
 		case kind == sluice.UnknownOutcome:
 			return m.resolve(ctx, n, s, err)
-		case kind == sluice.Permission && m.opts.Speak && fs != m.opts.FS:
+		case kind == sluice.Permission && m.opts.Speak && !s.fresh && fs != m.opts.FS:
 			// It was opened rightfully; the mode may forbid by now what POSIX allows.
 			fs = m.opts.FS
-		case s.fresh && (kind == sluice.Changed || kind == sluice.NotFound):
+		case kind == sluice.Changed || kind == sluice.NotFound || kind == sluice.Unavailable || kind == sluice.Lost:
 		default:
 			return info, err
 		}
@@ -159,19 +160,20 @@ func (m *Mount) published(ctx context.Context, n *node, s *staged, info sluice.F
 	s.mu.Unlock()
 	m.mu.Lock()
 	path, err := m.pathLocked(n)
+	before := n.info
 	m.mu.Unlock()
-	if err == nil && (seen || !atime.IsZero()) {
-		change := sluice.AttrChange{}
-		if seen {
-			change.Mtime = &touched
-		}
-		if !atime.IsZero() {
-			change.Atime = &atime
-		}
+	change := kept(&before, &info)
+	if seen {
+		change.Mtime = &touched
+	}
+	if !atime.IsZero() {
+		change.Atime = &atime
+	}
+	if err == nil && (change.Mode != nil || change.Owner != nil || change.Mtime != nil || change.Atime != nil) {
 		if after, err := m.opts.FS.SetAttr(ctx, path, change); err == nil {
 			info = after
 		} else {
-			m.opts.Log.Debug("the time of a published file was not kept", "path", string(path), "err", err)
+			m.opts.Log.Debug("times or mode of a published file were not kept", "path", string(path), "err", err)
 		}
 	}
 	m.mu.Lock()
@@ -194,6 +196,22 @@ func (m *Mount) published(ctx context.Context, n *node, s *staged, info sluice.F
 	}
 }
 
+// kept is what of a file's attributes has to be put back after its publication. A new
+// content takes setuid and setgid away, for it may be somebody else's; the kernel has
+// found them right to stay. And an entry that was lost before it was published, and made
+// again, has lost what was set meanwhile.
+func kept(before, after *sluice.FileInfo) (c sluice.AttrChange) {
+	again := before.ID != after.ID
+	if before.Mode != after.Mode && (again || before.Mode&^0o6000 == after.Mode) {
+		c.Mode = &before.Mode
+	}
+	if again && (before.Owner != after.Owner || before.Group != after.Group) {
+		c.Owner, c.Group = &before.Owner, &before.Group
+		c.Mode = &before.Mode
+	}
+	return c
+}
+
 // rebase reads what was not touched from the version just published: the old one may
 // go. Where another one is there already, the old one has to do.
 func (m *Mount) rebase(ctx context.Context, s *staged, path sluice.Path) {
@@ -208,8 +226,8 @@ func (m *Mount) rebase(ctx context.Context, s *staged, path sluice.Path) {
 	s.rebase(f)
 }
 
-// flushAll publishes what is staged, as at the end of the mount.
-func (m *Mount) flushAll(ctx context.Context) error {
+// PublishAll publishes what is staged, also of descriptors that are not closed yet.
+func (m *Mount) PublishAll(ctx context.Context) error {
 	type open struct {
 		node *node
 		fs   sluice.FS

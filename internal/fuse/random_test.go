@@ -44,7 +44,9 @@ func said(err error, more ...any) string {
 
 var randomNames = []string{"a", "b", "c", "d", "d/a", "d/b", "d/e", "d/e/a", "x y"}
 
-func randomName(t *rapid.T, label string) string { return rapid.SampledFrom(randomNames).Draw(t, label) }
+func randomName(t *rapid.T, label string) string {
+	return rapid.SampledFrom(randomNames).Draw(t, label)
+}
 
 func randomBytes(t *rapid.T) []byte {
 	n := rapid.SampledFrom([]int{0, 1, 10, 4096, 65536, 70000, 200000}).Draw(t, "length")
@@ -58,6 +60,11 @@ func randomOffset(t *rapid.T) int64 {
 // TestLikeADirectory does the same random things in the mount and in a plain directory.
 func TestLikeADirectory(t *testing.T) {
 	_, at := mounted(t, inMemory(), nil)
+	likeADirectory(t, at)
+}
+
+// likeADirectory compares a directory with a plain one.
+func likeADirectory(t *testing.T, at string) {
 	round := 0
 	rapid.Check(t, func(rt *rapid.T) {
 		round++

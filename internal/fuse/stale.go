@@ -14,23 +14,28 @@ import (
 // clean makes a mount point usable on which a process died that served it: the kernel
 // answers ENOTCONN there until it is unmounted. A mount that lives is left alone.
 func clean(at string) error {
-	_, err := os.Stat(at)
-	if errors.Is(err, unix.ENOTCONN) {
+	if dead(at) {
 		if !Mounted(at) {
-			return fmt.Errorf("%s answers %w and is no mount of ours; unmount it first", at, err)
+			return fmt.Errorf("%s answers %w and is no mount of ours; unmount it first", at, unix.ENOTCONN)
 		}
 		if err := detach(at); err != nil {
 			return fmt.Errorf("unmount what a killed process left at %s: %w", at, err)
 		}
-		_, err = os.Stat(at)
 	}
-	if err != nil {
+	if _, err := os.Stat(at); err != nil {
 		return err
 	}
 	if Mounted(at) {
 		return fmt.Errorf("%s is mounted already; sluice umount %s ends that", at, at)
 	}
 	return nil
+}
+
+// dead says whether a path is a mount whose process is gone. Attributes may be remembered
+// by the kernel still, but what a file system has in room is asked each time.
+func dead(at string) bool {
+	var st unix.Statfs_t
+	return errors.Is(unix.Statfs(at, &st), unix.ENOTCONN)
 }
 
 // Mounted says whether the topmost mount at a path is one of ours, alive or dead.
@@ -73,11 +78,10 @@ func Unmount(at string, lazy bool) error {
 	if !Mounted(at) {
 		return fmt.Errorf("nothing of sluice is mounted at %s", at)
 	}
-	_, err := os.Stat(at)
-	if lazy || errors.Is(err, unix.ENOTCONN) {
+	if lazy || dead(at) {
 		return detach(at)
 	}
-	err = unix.Unmount(at, unix.UMOUNT_NOFOLLOW)
+	err := unix.Unmount(at, unix.UMOUNT_NOFOLLOW)
 	if !errors.Is(err, unix.EPERM) {
 		return err
 	}
