@@ -59,7 +59,7 @@ const (
 )
 
 // newMasters starts, with background, the watch when it is first needed.
-func newMasters(cfg Config, d *dice, background func(func(context.Context))) *masters {
+func newMasters(cfg Config, d *dice, background func(func(context.Context)) bool) *masters {
 	m := &masters{find: cfg.Masters, rpc: cfg.rpcConfig(), dice: d, retry: cfg.Retry, soon: answeredRetry, desks: map[string]*desk{}}
 	m.watch = sync.OnceFunc(func() { background(m.watchPrimary) })
 	return m

@@ -57,10 +57,19 @@ func waitForSocket(ctx context.Context, socket string, patience time.Duration) e
 }
 
 func newClient(ctx context.Context, cfg config) (*client.Client, error) {
+	cc, err := clientOf(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	return client.New(ctx, cc)
+}
+
+// clientOf is how the configuration says a client is made.
+func clientOf(ctx context.Context, cfg config) (client.Config, error) {
 	masters := cfg.masters(cfg.Client.Masters)
 	if len(cfg.Client.Masters) == 0 {
 		if err := waitForSocket(ctx, cfg.socket("master"), min(cfg.Client.Retry, startTime)); err != nil {
-			return nil, err
+			return client.Config{}, err
 		}
 	}
 	cc := client.Config{
@@ -68,9 +77,9 @@ func newClient(ctx context.Context, cfg config) (*client.Client, error) {
 	}
 	var err error
 	if cc.TLS, err = cfg.callTLS(masters); err != nil {
-		return nil, err
+		return client.Config{}, err
 	}
-	return client.New(ctx, cc)
+	return cc, nil
 }
 
 // callTLS is how addresses are called, nil for plain TCP: with TLS where the authorities

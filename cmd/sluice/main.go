@@ -94,7 +94,7 @@ one tree over many stores, cached in memory and flash next to the computation.
 	fs, admin := shell.New(shell.Env{Out: p.out, Err: p.err, In: p.in, Terminal: p.terminal, Connect: p.connect})
 	fs.PersistentPreRunE, admin.PersistentPreRunE = p.limitTime, p.limitTime
 	admin.AddCommand(p.journal())
-	root.AddCommand(p.up(), p.master(), p.worker(), fs, admin, p.config(), p.version(), p.docs(), p.bench())
+	root.AddCommand(p.up(), p.master(), p.worker(), fs, admin, p.config(), p.version(), p.docs(), p.bench(), p.mount(), p.umount())
 	root.InitDefaultCompletionCmd()
 	for _, cmd := range root.Commands() {
 		if cmd.Name() == "completion" {
