@@ -75,6 +75,13 @@ type Writer interface {
 	Abort(ctx context.Context) error
 }
 
+// EntryWriter is an optional interface of a [Writer]: a door that needs the entry at once
+// is spared a question.
+type EntryWriter interface {
+	// Entry is what Create made, or found and will replace.
+	Entry() FileInfo
+}
+
 // StatOptions modify Stat.
 type StatOptions struct {
 	Freshness Freshness

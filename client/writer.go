@@ -44,7 +44,10 @@ type writer struct {
 	err error // guarded by mu: the first failure of a piece in flight
 }
 
-var _ sluice.Writer = (*writer)(nil)
+var (
+	_ sluice.Writer      = (*writer)(nil)
+	_ sluice.EntryWriter = (*writer)(nil)
+)
 
 // piecesInFlight is how many pieces of one file are on their way at once.
 const piecesInFlight = 6
@@ -91,6 +94,9 @@ func (c *Client) create(ctx context.Context, path sluice.Path, opts sluice.Creat
 	w.sending, w.stop = context.WithCancel(c.alive)
 	return w, nil
 }
+
+// Entry implements [sluice.EntryWriter].
+func (w *writer) Entry() sluice.FileInfo { return w.info }
 
 // Write implements [sluice.Writer]. It returns before the bytes have reached their
 // worker; a failure on the way is returned by a later Write or by Close.

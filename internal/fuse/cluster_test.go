@@ -4,13 +4,17 @@ import (
 	"bytes"
 	"math/rand/v2"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/sluicefs/sluice"
+	"github.com/sluicefs/sluice/client"
 	"github.com/sluicefs/sluice/internal/cluster"
 )
 
@@ -98,4 +102,46 @@ func TestTwoMounts(t *testing.T) {
 		wantFile(t, a+dir+"g", "F")
 		must(t, os.Remove(b+dir+"g"))
 	}
+}
+
+// TestClusterCallers: requests are made for the user who makes them.
+func TestClusterCallers(t *testing.T) {
+	needKernel(t)
+	var c *cluster.Cluster
+	c = cluster.Start(t, cluster.Options{Client: func(cfg *client.Config) {
+		if c != nil {
+			cfg.Keys = c.Keys
+		}
+	}})
+	fs := c.Client(t)
+	_, at := mounted(t, fs, func(o *Options) { o.Speak, o.AllowOther, o.Super = true, true, uint32(os.Geteuid()) })
+	for dir := at; dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
+		must(t, os.Chmod(dir, 0o755)) // the way there
+	}
+	must(t, os.Mkdir(at+"/pub", 0o755))
+	must(t, os.Chmod(at+"/pub", os.ModeSticky|0o777))
+	as := func(uid uint32, script string) error {
+		cmd := exec.Command("/bin/sh", "-c", script)
+		cmd.Dir = at + "/pub"
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+		return cmd.Run()
+	}
+	must(t, as(12345, "echo mine > f && chmod 600 f"))
+	info, err := fs.Stat(t.Context(), "/pub/f", sluice.StatOptions{})
+	must(t, err)
+	if info.Owner != "#12345" || info.Group != "#12345" || info.Mode != 0o600 {
+		t.Errorf("the file belongs to %s:%s with mode %v", info.Owner, info.Group, info.Mode)
+	}
+	var st unix.Stat_t
+	must(t, unix.Stat(at+"/pub/f", &st))
+	if st.Uid != 12345 || st.Gid != 12345 {
+		t.Errorf("the kernel shows %d:%d", st.Uid, st.Gid)
+	}
+	for what, script := range map[string]string{"read": "cat f", "write": "echo x >> f", "remove": "rm -f f", "make": "echo x > ../g", "give away": "chown 1 f"} {
+		if as(54321, script) == nil {
+			t.Errorf("%s: another user may", what)
+		}
+	}
+	must(t, as(12345, "echo more >> f"))
+	wantFile(t, at+"/pub/f", "mine\nmore\n")
 }

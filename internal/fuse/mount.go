@@ -129,6 +129,8 @@ func New(ctx context.Context, opts Options) (*Mount, error) {
 	}
 	if err := m.serve(); err != nil {
 		m.end()
+		m.work.Wait()
+		m.abandonAll()
 		return nil, sluice.Wrap("mount", "", err)
 	}
 	return m, nil

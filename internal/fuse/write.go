@@ -106,9 +106,12 @@ func (m *Mount) make(ctx context.Context, fs sluice.FS, path sluice.Path, mode s
 		return nil, sluice.FileInfo{}, err
 	}
 	var info sluice.FileInfo
-	if mode == 0 { // which Create takes for its default
+	switch e, ok := w.(sluice.EntryWriter); {
+	case mode == 0: // which Create takes for its default
 		info, err = fs.SetAttr(ctx, path, sluice.AttrChange{Mode: new(sluice.Mode)})
-	} else {
+	case ok:
+		info = e.Entry()
+	default:
 		info, err = fs.Stat(ctx, path, sluice.StatOptions{})
 	}
 	if err != nil {
