@@ -19,9 +19,12 @@ type local struct {
 	*memfs.FS
 	dir  string
 	held *atomic.Int64 // descriptors given and not released
+	none *atomic.Bool  // gives none
 }
 
-func newLocal(t testing.TB) local { return local{inMemory(), t.TempDir(), new(atomic.Int64)} }
+func newLocal(t testing.TB) local {
+	return local{inMemory(), t.TempDir(), new(atomic.Int64), new(atomic.Bool)}
+}
 
 func (l local) As(sluice.Principal) sluice.FS { return l }
 
@@ -41,6 +44,9 @@ type localHandle struct {
 // Local implements sluice.LocalFile. The file holds other bytes than the handle gives, so
 // that a test sees who read.
 func (h localHandle) Local(context.Context) (uintptr, func(), error) {
+	if h.l.none.Load() {
+		return 0, nil, sluice.Unavailable
+	}
 	info := h.Info()
 	f, err := os.Create(filepath.Join(h.l.dir, info.Content().String()))
 	if err != nil {
@@ -159,11 +165,11 @@ func TestWhilePassing(t *testing.T) {
 // TestBufferedFirst: a reader by passthrough cannot join a buffered one; nobody notices.
 func TestBufferedFirst(t *testing.T) {
 	fs := newLocal(t)
-	m, at := mounted(t, fs, nil)
+	_, at := mounted(t, fs, nil)
 	put(t, fs, "/f", "12345")
-	m.pass, m.opts.NoPass = false, true
+	fs.none.Store(true)
 	f := open(t, at+"/f", os.O_RDONLY)
-	m.pass = true
+	fs.none.Store(false)
 	g := open(t, at+"/f", os.O_RDONLY)
 	if at0(t, f) != "12345" || at0(t, g) != "12345" {
 		t.Errorf("read %q and %q", at0(t, f), at0(t, g))
