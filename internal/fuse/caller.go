@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 
 	"github.com/sluicefs/sluice"
 )
@@ -21,14 +22,12 @@ func (m *Mount) as(h *fuse.InHeader) sluice.FS {
 	return m.opts.FS.As(m.people.principal(h.Uid, h.Gid))
 }
 
-// interruptGrace is how long a request goes on after a signal that does not end its
-// caller. Many programs live with SIGCHLD or a timer and do not expect EINTR of a file;
-// one that really hangs gets it all the same.
-const interruptGrace = 2 * time.Second
+// interruptCheck is how often the caller of an interrupted request is looked at: the
+// kernel tells of the first signal only.
+const interruptCheck = 100 * time.Millisecond
 
-// request returns the context of one request of the kernel, which ends when its caller
-// is killed, when another signal has waited for interruptGrace, or with the mount. The
-// caller calls end when the request is answered.
+// request returns the context of one request of the kernel, which ends when its caller is
+// told to end, or with the mount. The caller of request calls end when it has answered.
 func (m *Mount) request(cancel <-chan struct{}, h *fuse.InHeader) (ctx context.Context, end func()) {
 	ctx, end = context.WithCancel(m.life)
 	pid := h.Pid
@@ -38,13 +37,13 @@ func (m *Mount) request(cancel <-chan struct{}, h *fuse.InHeader) (ctx context.C
 			return
 		case <-cancel:
 		}
-		if !dying(pid) {
-			t := time.NewTimer(interruptGrace)
-			defer t.Stop()
+		tick := time.NewTicker(interruptCheck)
+		defer tick.Stop()
+		for !ending(pid) {
 			select {
 			case <-ctx.Done():
 				return
-			case <-t.C:
+			case <-tick.C:
 			}
 		}
 		end()
@@ -52,12 +51,17 @@ func (m *Mount) request(cancel <-chan struct{}, h *fuse.InHeader) (ctx context.C
 	return ctx, end
 }
 
-// dying says whether a thread has a SIGKILL pending, which is what the kernel makes of
-// every signal that ends its process.
-func dying(pid uint32) bool {
+// endings are the signals that are meant to stop what a program does, as bits of a set.
+// SIGKILL is also what the kernel makes of every signal that ends its process. Others
+// (SIGCHLD, SIGALRM, the SIGURG of Go's scheduler) are no reason to fail: programs do not
+// expect EINTR of a file, which no local file system gives.
+const endings = 1<<(unix.SIGKILL-1) | 1<<(unix.SIGINT-1) | 1<<(unix.SIGTERM-1) | 1<<(unix.SIGQUIT-1) | 1<<(unix.SIGHUP-1)
+
+// ending says whether a thread is gone, or one of endings waits for it.
+func ending(pid uint32) bool {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
-		return true // it is gone already
+		return true
 	}
 	for line := range bytes.Lines(b) {
 		for _, name := range []string{"SigPnd:", "ShdPnd:"} {
@@ -66,7 +70,7 @@ func dying(pid uint32) bool {
 				continue
 			}
 			set, err := strconv.ParseUint(string(bytes.TrimSpace(text)), 16, 64)
-			if err == nil && set&(1<<8) != 0 {
+			if err == nil && set&endings != 0 {
 				return true
 			}
 		}

@@ -1,11 +1,14 @@
 package fuse
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -158,6 +161,25 @@ func (s stuck) Stat(ctx context.Context, p sluice.Path, o sluice.StatOptions) (s
 		return sluice.FileInfo{}, sluice.Wrap("stat", p, ctx.Err())
 	}
 	return s.FS.Stat(ctx, p, o)
+}
+
+// TestToldToEnd: a program that handles SIGTERM gets EINTR for it, also where another
+// signal came first.
+func TestToldToEnd(t *testing.T) {
+	fs := stuck{inMemory(), make(chan struct{}, 100)}
+	_, at := mounted(t, fs, nil)
+	script := "trap 'echo alarm' ALRM; trap 'echo told; exit 7' TERM; true < " + at + "/stuck; echo over"
+	cmd := exec.Command("/bin/sh", "-c", script)
+	var out bytes.Buffer
+	cmd.Stdout = &out
+	must(t, cmd.Start())
+	<-fs.asked
+	must(t, cmd.Process.Signal(unix.SIGALRM))
+	must(t, cmd.Process.Signal(unix.SIGTERM))
+	_ = cmd.Wait()
+	if s := out.String(); !strings.Contains(s, "told") {
+		t.Errorf("it said %q", s)
+	}
 }
 
 // TestKilledWhileWaiting: a process that waits for a store can be killed.

@@ -185,7 +185,7 @@ func (m *Mount) serve() error {
 	server, err := fuse.NewServer(m, m.opts.Mountpoint, &fuse.MountOptions{
 		AllowOther: m.opts.AllowOther, Options: options, DirectMount: true, DirectMountFlags: flags,
 		MaxBackground: 64, MaxWrite: requestMost, MaxReadAhead: requestMost, MaxStackDepth: 1,
-		FsName: "sluice:" + string(m.opts.Root), Name: "sluice", IgnoreSecurityLabels: true,
+		FsName: "sluice:" + string(m.opts.Root), Name: "sluice",
 		ExplicitDataCacheControl: true, Debug: m.opts.Trace, DisableSplice: true,
 		ExtraCapabilities: fuse.CAP_ATOMIC_O_TRUNC | fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_READDIRPLUS_AUTO |
 			fuse.CAP_DIRECT_IO_ALLOW_MMAP | fuse.CAP_ASYNC_DIO,
