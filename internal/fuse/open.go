@@ -43,7 +43,7 @@ func (m *Mount) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut)
 	ctx, end := m.request(cancel, &in.InHeader)
 	defer end()
 	h := &handle{
-		fs: m.as(&in.InHeader), write: in.Flags&syscall.O_ACCMODE != syscall.O_RDONLY,
+		fs: m.as(&in.InHeader), write: in.Flags&syscall.O_ACCMODE != syscall.O_RDONLY || in.Flags&syscall.O_TRUNC != 0,
 		append: in.Flags&syscall.O_APPEND != 0, mode: modeBuffered,
 	}
 	if in.Flags&syscall.O_DIRECT != 0 {

@@ -109,7 +109,7 @@ func actions(both func(func(*twin) string), next *int, one *twin) map[string]fun
 		p := randomName(t, "path")
 		flags := rapid.SampledFrom([]int{
 			os.O_RDONLY, os.O_RDWR, os.O_RDWR | os.O_CREATE, os.O_WRONLY | os.O_CREATE | os.O_EXCL,
-			os.O_RDWR | os.O_CREATE | os.O_TRUNC, os.O_WRONLY | os.O_APPEND | os.O_CREATE, os.O_RDWR | os.O_TRUNC,
+			os.O_RDWR | os.O_CREATE | os.O_TRUNC, os.O_WRONLY | os.O_APPEND | os.O_CREATE, os.O_RDWR | os.O_TRUNC, os.O_RDONLY | os.O_TRUNC,
 		}).Draw(t, "flags")
 		mode := rapid.SampledFrom([]os.FileMode{0o644, 0o600, 0o755}).Draw(t, "mode")
 		id := *next
