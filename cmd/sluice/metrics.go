@@ -42,6 +42,10 @@ func masterMetrics(s master.Stats) []metric {
 		gauge("sluice_master_applied", "The last entry of the journal applied here; compare masters to see who lags.", int64(s.Journal.Applied)),
 		gauge("sluice_master_state_disk_bytes", "Size of the metadata on disk.", s.State.DiskBytes),
 		gauge("sluice_master_state_cache_bytes", "Metadata blocks held in memory.", s.State.CacheBytes),
+		counter("sluice_master_state_cache_hits_total", "Metadata blocks found in memory.", s.State.CacheHits),
+		counter("sluice_master_state_cache_misses_total", "Metadata blocks read from disk.", s.State.CacheMisses),
+		counter("sluice_master_state_flushes_total", "Times changed metadata was written to tables.", s.State.Flushes),
+		counter("sluice_master_state_compactions_total", "Times tables were merged.", s.State.Compactions),
 		counter("sluice_master_state_stalls_total", "Times a commit had to wait for the metadata's disk.", s.State.Stalls),
 	}
 }

@@ -22,6 +22,9 @@ const (
 	memtableBytes = 32 << 20
 	// memtables is how many may wait to be written before commits wait.
 	memtables = 4
+	// busyMemtables is how many there are while changes come steadily: one that fills and
+	// one that is being written.
+	busyMemtables = 2
 )
 
 // PebbleConfig says where a store lies and what it may use.

@@ -22,7 +22,9 @@ func OpenPebble(cfg PebbleConfig) (DB, error) {
 		return nil, err
 	}
 	d := &pebbleDB{failed: make(chan struct{})}
-	cache := pebble.NewCache(cmp.Or(cfg.CacheBytes, DefaultCacheBytes))
+	// Pebble takes memtables out of the cache's size: those of a steady load come on top,
+	// else they would leave no room for a single block.
+	cache := pebble.NewCache(cmp.Or(cfg.CacheBytes, DefaultCacheBytes) + busyMemtables*memtableBytes)
 	defer cache.Unref()
 	db, err := pebble.Open(cfg.Dir, cfg.options(d, cache))
 	if err != nil {
