@@ -150,12 +150,15 @@ func (m *Master) detached() ([]uint64, error) {
 	return out, err
 }
 
-// expireTTL ends files whose time has passed.
-func (m *Master) expireTTL(ctx context.Context) error {
-	due, err := m.state.DueTTL(m.ticker.now(), dueFiles)
+// expireTTL ends files whose time has passed, a bounded number at once, from the cursor
+// on, which it moves: what a sick store keeps from being ended is not in the way of the
+// rest.
+func (m *Master) expireTTL(ctx context.Context, cursor *string) error {
+	due, next, err := m.state.DueTTL(m.ticker.now(), *cursor, dueFiles)
 	if err != nil {
 		return err
 	}
+	*cursor = next
 	for _, f := range due {
 		info, _ := m.state.FileByID(f.File)
 		a, err := m.propose(ctx, &wire.Command{Op: &wire.Command_ExpireTtl{ExpireTtl: &wire.ExpireTTL{File: uint64(f.File), Epoch: f.Epoch}}})

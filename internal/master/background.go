@@ -21,6 +21,7 @@ func (m *Master) housekeep() {
 	defer tick.Stop()
 	swept := m.cfg.Boot()
 	var marked sluice.Index
+	due := "" // where the round before stopped to end files whose time is over
 	for {
 		select {
 		case <-m.ctx.Done():
@@ -34,7 +35,7 @@ func (m *Master) housekeep() {
 		if err := m.expireSessions(m.ctx); err != nil && m.ctx.Err() == nil {
 			m.cfg.Log.Warn("sessions cannot be ended", "cause", err)
 		}
-		if err := m.expireTTL(m.ctx); err != nil && m.ctx.Err() == nil {
+		if err := m.expireTTL(m.ctx, &due); err != nil && m.ctx.Err() == nil {
 			m.cfg.Log.Warn("files whose time is over cannot be ended", "cause", err)
 		}
 		marked = m.journalHash(m.ctx, marked)

@@ -34,7 +34,7 @@ func TestTheEndOfATimeToLiveLosesNothing(t *testing.T) {
 			now, there := d.state.FileByID(info.ID)
 			return !there || now.TTL == 0
 		})
-		d.want("another change", d.expireTTL(ctx)) // nothing of the first is under way when it returns
+		d.want("another change", d.expireTTL(ctx, new(string))) // nothing of the first is under way when it returns
 		orders := 0
 		for wait := time.Duration(f.dropped) * 10 * time.Second; ; wait = 0 {
 			got, err := d.fleet.Ask(ctx, 5, nil, max(wait, 20*time.Millisecond))

@@ -202,12 +202,19 @@ func (m *moves) below(dir *place, rel string) (bool, error) {
 	return on, nil
 }
 
-// DueTTL returns up to limit inodes whose time to live has passed at journal time tick.
-func (s *State) DueTTL(tick time.Duration, limit int) ([]TTLDue, error) {
-	var out []TTLDue
-	err := s.lookAt(func(v view) error {
-		return v.scan([]byte{tagTTL}, key64(tagTTL, uint64(tick)+1), func(key string, _ row) (bool, error) {
+// DueTTL returns up to limit inodes whose time to live has passed at journal time tick,
+// from the cursor that an earlier call returned ("" is the start), and the cursor to go on
+// with, "" where there are no more: who begins again each time would see those in the way
+// of all others that cannot be ended yet.
+func (s *State) DueTTL(tick time.Duration, cursor string, limit int) (out []TTLDue, next string, err error) {
+	lo := []byte{tagTTL}
+	if cursor != "" {
+		lo = []byte(cursor)
+	}
+	err = s.lookAt(func(v view) error {
+		return v.scan(lo, key64(tagTTL, uint64(tick)+1), func(key string, _ row) (bool, error) {
 			if len(out) >= limit {
+				next = key
 				return false, nil
 			}
 			p, err := locate(v, sluice.FileID(be64(key, 9)))
@@ -217,7 +224,7 @@ func (s *State) DueTTL(tick time.Duration, limit int) ([]TTLDue, error) {
 			return true, err
 		})
 	})
-	return out, err
+	return out, next, err
 }
 
 // Verdict says what a worker may do with a never-evictable content, and whether the

@@ -196,8 +196,14 @@ func (x *script) local(words []string, opt map[string]string) (string, bool) {
 	case "moves":
 		return x.showMoves(number(words[1])), true
 	case "due":
-		due, err := x.s.DueTTL(time.Duration(x.tick), 10)
-		return fmt.Sprint(due, err), true
+		var all []TTLDue
+		for cursor := ""; ; { // one at a time
+			due, next, err := x.s.DueTTL(time.Duration(x.tick), cursor, 1)
+			if all = append(all, due...); err != nil || next == "" {
+				return fmt.Sprint(all, err), true
+			}
+			cursor = next
+		}
 	case "verdict":
 		v, pinned, err := x.s.Verdict(x.vars[words[1]].Content.Sluice())
 		return fmt.Sprint([]string{"keep", "dead", "persisted"}[v], " pinned=", pinned, " ", err), true

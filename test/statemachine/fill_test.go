@@ -83,7 +83,7 @@ func (s *script) ttlEpoch(a *args, file string) uint64 {
 	if _, ok := a.set["epoch"]; ok {
 		return s.num(a, "epoch")
 	}
-	due, err := s.m.state.DueTTL(s.m.tick, 100)
+	due, _, err := s.m.state.DueTTL(s.m.tick, "", 100)
 	if err != nil {
 		s.fail("%v", err)
 	}

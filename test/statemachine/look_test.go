@@ -124,7 +124,7 @@ func (s *script) lookDesk(name string, word func(int) string) (string, bool) {
 		}
 	case "due": // due: what has passed its time to live
 		var all []namespace.TTLDue
-		all, err = st.DueTTL(s.m.tick, 100)
+		all, _, err = st.DueTTL(s.m.tick, "", 100)
 		for _, x := range all {
 			fmt.Fprintf(&b, "#%d epoch %d %s\n", x.File, x.Epoch, x.Action)
 		}

@@ -150,7 +150,7 @@ func (w *wild) desk(c *wire.Command) {
 	case 8:
 		w.m.tick += time.Duration(w.n(90)) * time.Second
 		x := &wire.ExpireTTL{}
-		if due, _ := w.m.state.DueTTL(w.m.tick, 10); len(due) > 0 {
+		if due, _, _ := w.m.state.DueTTL(w.m.tick, "", 10); len(due) > 0 {
 			x.File, x.Epoch = uint64(due[0].File), due[0].Epoch
 		}
 		c.Op = &wire.Command_ExpireTtl{ExpireTtl: x}
