@@ -121,8 +121,9 @@ func TestClusterCallers(t *testing.T) {
 	must(t, os.Mkdir(at+"/pub", 0o755))
 	must(t, os.Chmod(at+"/pub", os.ModeSticky|0o777))
 	as := func(uid uint32, script string) error {
-		cmd := exec.Command("/bin/sh", "-c", script)
-		cmd.Dir = at + "/pub"
+		// It enters the mount itself: a child whose directory lies in a mount of this very
+		// process would wait for it before its exec, and this process for the child.
+		cmd := exec.Command("/bin/sh", "-c", `cd "$0" && `+script, at+"/pub")
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
 		return cmd.Run()
 	}
