@@ -329,7 +329,9 @@ func TestSharedMapping(t *testing.T) {
 	_, at := mounted(t, fs, nil)
 	write(t, at+"/f", strings.Repeat(".", 10000))
 	f := open(t, at+"/f", os.O_RDWR)
-	b, err := unix.Mmap(int(f.Fd()), 0, 10000, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	// Its pages come with the call: while a fault waits for this very process, the
+	// collector would wait for the thread that faults.
+	b, err := unix.Mmap(int(f.Fd()), 0, 10000, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_POPULATE)
 	must(t, err)
 	copy(b[5000:], "mapped")
 	must(t, unix.Msync(b, unix.MS_SYNC))
