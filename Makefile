@@ -6,7 +6,7 @@ LDFLAGS := -s -w
 # The real S3 server of tests and demo, built before they run so that none of them waits for it.
 S3      := SLUICE_VERSITYGW=$$($(TOOL) -n versitygw)
 # Rooms with goroutines and shared state, for the race detector.
-RACE    := ./internal/rpc ./internal/blockstore ./internal/worker ./internal/master ./internal/fleet ./internal/shell ./internal/web ./client ./internal/fuse ./internal/journal ./underfs/...
+RACE    := ./internal/rpc ./internal/blockstore ./internal/worker ./internal/master ./internal/fleet ./internal/shell ./internal/web ./client ./internal/journal ./underfs/...
 
 .PHONY: all build demo test test-race test-e2e check format vet lint vuln bench soak docs clean
 
