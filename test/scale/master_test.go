@@ -78,7 +78,7 @@ func masterWith(t *testing.T, n int, fill func(t *testing.T, c *client.Client, n
 
 // loadListing brings in what a bucket lists.
 func loadListing(t *testing.T, c *client.Client, n int) sluice.Path {
-	options := sluice.MountOptions{Freshness: sluice.NeverAsk(), Properties: map[string]string{
+	options := sluice.MountOptions{ReadOnly: true, Freshness: sluice.NeverAsk(), Properties: map[string]string{
 		"endpoint": endpoint{n}.serve(t), "path_style": "true", "region": "us-east-1",
 	}}
 	if _, err := c.Mount(t.Context(), "/s3", "s3://bucket", options, sluice.Secrets{"access_key": "a", "secret_key": "b"}); err != nil {
