@@ -110,9 +110,8 @@ func TestGrow(t *testing.T) {
 	if err := s.procs[3].Wait(); err == nil || !strings.Contains(s.log(3), "was here before with another directory") {
 		t.Errorf("an empty directory under an old name ended with %v\n%s", err, s.log(3))
 	}
-	if err := s.client.RemoveMaster(ctx, 3); err != nil {
-		t.Fatalf("remove the dead master: %v", err)
-	}
+	// Refused while another master has not been heard of for a moment.
+	s.until("the dead master is removed", func(ctx context.Context) error { return s.client.RemoveMaster(ctx, 3) })
 	join(3)
 	join(4)
 	s.kill(1)
